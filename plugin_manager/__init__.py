@@ -1,0 +1,3 @@
+"""Plugin Manager."""
+
+__version__ = "0.1.0"

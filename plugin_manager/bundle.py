@@ -1,0 +1,127 @@
+"""The bundle's bytes: one zstd skippable frame with the manifest, then zstd frames of a tar stream.
+
+    head     magic 0x184D2A5C (u32 LE), payload length (u32 LE), payload: zstd(manifest)
+    frames   independent zstd frames, each declaring its content size (at most 1 MiB); their
+             contents joined are a POSIX tar archive of the manifest's files, in its order
+
+So `tar --zstd` reads a bundle, and a client that has the head knows every chunk's place. Format:
+RFC 8878 (3.1.1 frames, 3.1.2 skippable frames). This module is pure: bytes in, values out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from functools import cached_property
+
+import zstandard
+from attrs import define
+
+from plugin_manager import manifest as manifest_format
+from plugin_manager.errors import CorruptError, InvalidInputError
+from plugin_manager.manifest import MAX_FRAME_BYTES, Manifest
+from plugin_manager.model import Digest
+
+__all__ = ["MAX_HEAD_BYTES", "Head", "decode_frame", "encode_frame", "encode_head", "read_head"]
+
+HEAD_MAGIC = 0x184D2A5C  # one of the sixteen that RFC 8878 sets aside for skippable frames
+HEAD_PREFIX = struct.Struct("<II")
+MAX_HEAD_BYTES = 256 * 1024 * 1024
+COMPRESSION_LEVEL = 9
+MANIFEST_LEVEL = 19
+WORTHWHILE = 0.98  # a frame that compression shrinks less than this is stored
+
+_STORED_BLOCK = 128 * 1024  # RFC 8878 3.1.1.2.4: Block_Maximum_Size
+
+
+@define(eq=False, slots=False)
+class Head:
+    """A bundle's head: its manifest, its length in bytes, and the SHA-256 naming the release."""
+
+    manifest: Manifest
+    length: int
+    digest: Digest
+
+    def frame_span(self, index: int) -> tuple[int, int]:
+        """Where frame `index` lies in the bundle: [start, stop) in bytes."""
+        starts = self.manifest.frame_starts
+        return self.length + starts[index], self.length + starts[index + 1]
+
+    @cached_property
+    def bundle_length(self) -> int:
+        """The length of the whole bundle in bytes."""
+        return self.length + self.manifest.frames_length
+
+
+def encode_head(manifest: Manifest) -> bytes:
+    """The head for `manifest`, the same bytes for equal manifests (and the same zstd)."""
+    compressor = zstandard.ZstdCompressor(level=MANIFEST_LEVEL, write_content_size=True)
+    payload = compressor.compress(manifest_format.render(manifest))
+    return HEAD_PREFIX.pack(HEAD_MAGIC, len(payload)) + payload
+
+
+def read_head(data: bytes, where: str = "bundle") -> Head:
+    """The head in `data`, which must be all of it; raises InvalidInputError naming `where`.
+
+    Verify the digest of `data` first. The declared size of the manifest is checked before it is
+    decoded (python-zstandard ignores its own limit when a frame declares its size).
+    """
+    if len(data) < HEAD_PREFIX.size or len(data) > MAX_HEAD_BYTES:
+        raise InvalidInputError(f"{where}: not a bundle's head ({len(data)} bytes)", where=where)
+    magic, length = HEAD_PREFIX.unpack_from(data)
+    if magic != HEAD_MAGIC or length != len(data) - HEAD_PREFIX.size:
+        raise InvalidInputError(
+            f"{where}: does not begin with a manifest",
+            where=where,
+            remedy="Bundles are made by 'pluginctl repo publish'.",
+        )
+    try:
+        raw = _decode(memoryview(data)[HEAD_PREFIX.size :], manifest_format.MAX_MANIFEST_BYTES)
+    except (zstandard.ZstdError, ValueError) as error:
+        raise InvalidInputError(f"{where}: manifest cannot be decoded ({error})") from error
+    parsed = manifest_format.parse(raw, where)
+    return Head(parsed, len(data), Digest(hashlib.sha256(data).hexdigest()))
+
+
+def _decode(data: memoryview | bytes, most: int) -> bytes:
+    parameters = zstandard.get_frame_parameters(data)
+    if not 0 <= parameters.content_size <= most or parameters.dict_id:
+        raise ValueError(f"declares {parameters.content_size} bytes, more than {most}")
+    return zstandard.ZstdDecompressor().decompress(
+        data, max_output_size=most, allow_extra_data=False
+    )
+
+
+def encode_frame(content: bytes) -> bytes:
+    """One zstd frame holding `content` (1 byte to 1 MiB), stored where compression hardly helps."""
+    assert 0 < len(content) <= MAX_FRAME_BYTES
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_content_size=True)
+    packed = compressor.compress(content)
+    return packed if len(packed) < len(content) * WORTHWHILE else _stored_frame(content)
+
+
+def _stored_frame(content: bytes) -> bytes:
+    # Level 9 leaves a few entropy-coded blocks in nearly incompressible data, which then decodes
+    # at a fraction of the speed of a copy. So such frames are written as raw blocks only.
+    parts = [struct.pack("<IBI", zstandard.MAGIC_NUMBER, 0b1010_0000, len(content))]
+    for start in range(0, len(content), _STORED_BLOCK):
+        block = content[start : start + _STORED_BLOCK]
+        last = start + _STORED_BLOCK >= len(content)
+        parts.append((len(block) << 3 | last).to_bytes(3, "little"))
+        parts.append(block)
+    return b"".join(parts)
+
+
+def decode_frame(data: bytes | bytearray | memoryview, content_length: int) -> bytes:
+    """The content of the zstd frame `data`, exactly `content_length` bytes.
+
+    Raises CorruptError where the frame is not one, or declares or holds another length. The
+    content is not yet trustworthy: its chunks are judged by their digests.
+    """
+    try:
+        content = _decode(memoryview(data), content_length)
+    except (zstandard.ZstdError, ValueError) as error:
+        raise CorruptError(f"frame cannot be decoded: {error}") from error
+    if len(content) != content_length:
+        raise CorruptError(f"frame holds {len(content)} bytes where {content_length} were signed")
+    return content

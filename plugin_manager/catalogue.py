@@ -1,0 +1,171 @@
+"""The catalogue: a plugin's releases, what each requires, what is withdrawn. JSON, a TUF target.
+
+    {"format": 1, "plugin": "acme/maps", "summary": "...", "releases": [
+        {"version": "2.1", "platform": "any", "published": "2026-11-20T12:00:00Z",
+         "length": 1234, "content_length": 5678, "requires": {as in a manifest},
+         "withdrawn": {"kind": "yanked" | "blocked", "reason": "..."}}]}
+
+`length` is the bundle's, `content_length` that of its files, both in bytes. Releases are sorted,
+oldest first. TUF clients cannot list targets, hence this file.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from attrs import field, frozen
+
+from plugin_manager.document import Document
+from plugin_manager.errors import InvalidInputError
+from plugin_manager.manifest import parse_requires, requires_document
+from plugin_manager.model import (
+    ANY,
+    HostNeeds,
+    Platform,
+    PluginName,
+    PluginRequirement,
+    Release,
+    Withdrawal,
+    WithdrawalKind,
+    parse_version,
+    utc_text,
+)
+
+__all__ = ["Catalogue", "CatalogueEntry", "catalogue_path", "parse", "render"]
+
+FORMAT = 1
+MAX_CATALOGUE_BYTES = 16 * 1024 * 1024
+
+
+@frozen
+class CatalogueEntry:
+    """One release as its catalogue lists it; lengths in bytes, `published` aware."""
+
+    release: Release
+    length: int
+    content_length: int
+    published: datetime
+    requirements: tuple[PluginRequirement, ...] = ()
+    needs: HostNeeds = field(factory=HostNeeds)
+    withdrawal: Withdrawal | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it refuses to install, load and be rolled back to."""
+        return self.withdrawal is not None and self.withdrawal.kind is WithdrawalKind.BLOCKED
+
+    @property
+    def yanked(self) -> bool:
+        """Whether it is picked only where pinned exactly."""
+        return self.withdrawal is not None and self.withdrawal.kind is WithdrawalKind.YANKED
+
+
+@frozen
+class Catalogue:
+    """All releases of a plugin, sorted by version, then platform."""
+
+    plugin: PluginName
+    summary: str = ""
+    entries: tuple[CatalogueEntry, ...] = ()
+
+    def entry(self, release: Release) -> CatalogueEntry | None:
+        """The entry for `release`, or None where it is not listed."""
+        return next((entry for entry in self.entries if entry.release == release), None)
+
+
+def catalogue_path(plugin: PluginName) -> str:
+    """The TUF target path of a plugin's catalogue."""
+    return f"{plugin}/catalogue.json"
+
+
+def render(catalogue: Catalogue) -> bytes:
+    """The catalogue as bytes, the same for equal catalogues."""
+    releases = []
+    for entry in sorted(catalogue.entries, key=lambda entry: entry.release):
+        document: dict[str, object] = {
+            "version": str(entry.release.version),
+            "platform": str(entry.release.platform),
+            "published": utc_text(entry.published),
+            "length": entry.length,
+            "content_length": entry.content_length,
+            "requires": requires_document(entry.requirements, entry.needs),
+        }
+        if entry.withdrawal:
+            document["withdrawn"] = {
+                "kind": entry.withdrawal.kind.value,
+                "reason": entry.withdrawal.reason,
+            }
+        releases.append(document)
+    whole = {
+        "format": FORMAT,
+        "plugin": str(catalogue.plugin),
+        "summary": catalogue.summary,
+        "releases": releases,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
+    """The catalogue in `data`; raises InvalidInputError naming `where` and every fault's place."""
+    if len(data) > MAX_CATALOGUE_BYTES:
+        raise InvalidInputError(f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{where}: is not JSON ({error})", where=where) from error
+    document = Document(value)
+    document.check_format(FORMAT, where)
+    plugin = document.parsed("plugin", PluginName.parse)
+    summary = document.text("summary", "")
+    found = [_entry(item, plugin) for item in document.tables("releases")]
+    entries = sorted(
+        (entry for entry in found if entry is not None), key=lambda entry: entry.release
+    )
+    for one, other in pairwise(entries):
+        if one.release == other.release:
+            document.fault("releases", f"{one.release} is listed twice")
+    document.finish(where)
+    assert plugin is not None  # or finish had raised
+    return Catalogue(plugin, summary, tuple(entries))
+
+
+def _entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | None:
+    version = document.parsed("version", parse_version)
+    platform = document.parsed("platform", Platform.parse, ANY)
+    requirements, needs = parse_requires(document.table("requires"))
+    published = document.parsed("published", _moment)
+    withdrawal = None
+    if "withdrawn" in document.value:
+        table = document.table("withdrawn")
+        kind = table.parsed("kind", _kind)
+        reason = table.text("reason")
+        withdrawal = Withdrawal(kind, reason) if kind else None
+    length = document.integer("length", least=1)
+    content_length = document.integer("content_length")
+    if plugin is None or version is None or platform is None or published is None:
+        return None
+    return CatalogueEntry(
+        release=Release(plugin, version, platform),
+        length=length,
+        content_length=content_length,
+        published=published,
+        requirements=requirements,
+        needs=needs,
+        withdrawal=withdrawal,
+    )
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidInputError(f"{text!r} is not a time such as 2026-11-20T12:00:00Z") from error
+
+
+def _kind(text: str) -> WithdrawalKind:
+    try:
+        return WithdrawalKind(text)
+    except ValueError as error:
+        raise InvalidInputError(f"{text!r} is neither 'yanked' nor 'blocked'") from error

@@ -1,0 +1,504 @@
+"""The manifest: what a release is, needs and offers, and where each chunk of each file lies.
+
+Written as msgpack. What repeats per file, chunk and frame is kept in columns (measured: columns
+compress and parse several times better than rows), digests as raw bytes (they do not compress;
+base64 would also spoil differences between two manifests).
+
+    format        1
+    plugin, version, platform, about{summary, description, license, homepage}
+    requires      {plugins: [text], host, python: specifier, memory_bytes, disk_bytes}
+    entry_points  {group: {name: value}}
+    python        {root: path or "", vendored: [distribution name]}
+    chunkings     [[least, average, most] ...]        bytes; named by files.chunkings
+    files         {paths: [text], executable: bytes (0/1), tags: [text], tag: bytes (index + 1,
+                   0 none), chunkings: bytes (index), chunk_counts: u32 column}
+    chunks        {digests: 32 bytes each, lengths, frames, offsets: u32 columns}
+    frames        {lengths, content_lengths: u32 columns}
+
+Columns of u32 are little-endian. A file's size is the sum of its chunks' lengths. Order of files
+is their order in the bundle's tar stream.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import msgpack
+from attrs import define, field, frozen
+
+from plugin_manager.document import Document
+from plugin_manager.errors import InvalidInputError, NotFoundError
+from plugin_manager.model import (
+    ANY,
+    BundlePath,
+    EntryPoint,
+    HostNeeds,
+    Platform,
+    PluginName,
+    PluginRequirement,
+    Release,
+    parse_specifier,
+    parse_version,
+)
+
+__all__ = [
+    "CHUNK_DIGEST_BYTES",
+    "MAX_FRAME_BYTES",
+    "About",
+    "Chunk",
+    "Chunking",
+    "File",
+    "Manifest",
+    "PythonLayout",
+    "parse",
+    "render",
+]
+
+FORMAT = 1
+CHUNK_DIGEST_BYTES = 32
+MAX_FRAME_BYTES = 1024 * 1024
+MAX_FILES = 1_000_000
+MAX_CHUNKS = 16_000_000
+MAX_MANIFEST_BYTES = 1024 * 1024 * 1024
+
+
+class Chunking(NamedTuple):
+    """FastCDC's parameters in bytes."""
+
+    least: int
+    average: int
+    most: int
+
+
+class Chunk(NamedTuple):
+    """A piece of a file: `length` bytes at `offset` in the file, whose BLAKE3-256 is `digest`.
+
+    In the bundle it is `length` bytes at `frame_offset` of the content of frame number `frame`.
+    """
+
+    digest: bytes
+    offset: int
+    length: int
+    frame: int
+    frame_offset: int
+
+
+@frozen
+class About:
+    """What people are told about a plugin. Written by publishers: escape before display."""
+
+    summary: str = ""
+    description: str = ""
+    license: str = ""
+    homepage: str = ""
+
+
+@frozen
+class PythonLayout:
+    """Where the importable part lies: `root` is a directory of the bundle ("" is its top).
+
+    `vendored` are the normalised names of distributions brought along for the plugin's own use.
+    """
+
+    root: str = ""
+    vendored: tuple[str, ...] = ()
+
+
+@frozen
+class File:
+    """One file: `size` bytes, made of `chunk_count` of the manifest's chunks from `first_chunk` on.
+
+    `tag` is "" or names the interpreter that the file is made for (`cp311`): such a file only
+    speeds things up, and is neither fetched nor required elsewhere.
+    """
+
+    path: BundlePath
+    size: int
+    executable: bool
+    tag: str
+    chunking: Chunking
+    first_chunk: int
+    chunk_count: int
+
+
+@define(eq=False)
+class Columns:
+    """The u32 columns and digests of all chunks and frames (see the module's docstring)."""
+
+    digests: bytes
+    lengths: array[int]
+    frames: array[int]
+    offsets: array[int]
+    frame_lengths: array[int]
+    frame_content_lengths: array[int]
+
+
+@define(eq=False, slots=False)
+class Manifest:
+    """A parsed manifest. Do not change it: everything that is verified is verified against it."""
+
+    release: Release
+    about: About
+    requirements: tuple[PluginRequirement, ...]
+    needs: HostNeeds
+    entry_points: tuple[EntryPoint, ...]
+    python: PythonLayout
+    files: tuple[File, ...]
+    columns: Columns = field(repr=False)
+
+    @cached_property
+    def by_path(self) -> dict[str, File]:
+        """The files by path."""
+        return {file.path: file for file in self.files}
+
+    def file(self, path: str) -> File:
+        """The file at `path`; raises NotFoundError."""
+        try:
+            return self.by_path[path]
+        except KeyError:
+            raise NotFoundError(f"{self.release} has no file {path!r}", path=path) from None
+
+    def files_for(self, tag: str) -> list[File]:
+        """The files that a host with bytecode tag `tag` installs, in bundle order."""
+        return [file for file in self.files if file.tag in {"", tag}]
+
+    def chunks(self, file: File) -> list[Chunk]:
+        """The chunks of `file` in order; their lengths add up to its size."""
+        columns, first = self.columns, file.first_chunk
+        stop = first + file.chunk_count
+        lengths = columns.lengths[first:stop]
+        digests = columns.digests
+        return [
+            Chunk(digests[at : at + CHUNK_DIGEST_BYTES], offset, length, frame, frame_offset)
+            for at, offset, length, frame, frame_offset in zip(
+                range(first * CHUNK_DIGEST_BYTES, stop * CHUNK_DIGEST_BYTES, CHUNK_DIGEST_BYTES),
+                accumulate(lengths, initial=0),
+                lengths,
+                columns.frames[first:stop],
+                columns.offsets[first:stop],
+                strict=False,  # the running offsets are one longer
+            )
+        ]
+
+    def content_key(self, file: File) -> bytes:
+        """The digests of the file's chunks in order: equal keys mean equal content."""
+        first = file.first_chunk * CHUNK_DIGEST_BYTES
+        return self.columns.digests[first : first + file.chunk_count * CHUNK_DIGEST_BYTES]
+
+    @cached_property
+    def frame_starts(self) -> list[int]:
+        """Where each frame begins, in bytes behind the head; one more entry for the end."""
+        return list(accumulate(self.columns.frame_lengths, initial=0))
+
+    def frame_at(self, position: int) -> int:
+        """The number of the frame that holds byte `position` behind the head."""
+        return bisect_right(self.frame_starts, position) - 1
+
+    @property
+    def frames_length(self) -> int:
+        """The bytes of all frames together, compressed."""
+        return self.frame_starts[-1]
+
+    @cached_property
+    def content_length(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _column(numbers: Iterable[int]) -> bytes:
+    values = array("I", numbers)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
+
+
+def requires_document(
+    requirements: Sequence[PluginRequirement], needs: HostNeeds
+) -> dict[str, object]:
+    """The `requires` table, the same in manifests and catalogues; what is not asked is left out."""
+    document: dict[str, object] = {}
+    if requirements:
+        document["plugins"] = sorted(str(requirement) for requirement in requirements)
+    for key, value in (
+        ("host", str(needs.host)),
+        ("python", str(needs.python)),
+        ("memory_bytes", needs.memory_bytes),
+        ("disk_bytes", needs.disk_bytes),
+    ):
+        if value:
+            document[key] = value
+    return document
+
+
+def render(manifest: Manifest) -> bytes:
+    """The manifest as bytes, the same for equal manifests."""
+    release, about = manifest.release, manifest.about
+    tags = sorted({file.tag for file in manifest.files if file.tag})
+    chunkings = sorted({file.chunking for file in manifest.files})
+    groups: dict[str, dict[str, str]] = {}
+    for entry in sorted(manifest.entry_points):
+        groups.setdefault(entry.group, {})[entry.name] = entry.value
+    columns = manifest.columns
+    document = {
+        "format": FORMAT,
+        "plugin": str(release.plugin),
+        "version": str(release.version),
+        "platform": str(release.platform),
+        "about": {
+            "summary": about.summary,
+            "description": about.description,
+            "license": about.license,
+            "homepage": about.homepage,
+        },
+        "requires": requires_document(manifest.requirements, manifest.needs),
+        "entry_points": groups,
+        "python": {"root": manifest.python.root, "vendored": list(manifest.python.vendored)},
+        "chunkings": [list(chunking) for chunking in chunkings],
+        "files": {
+            "paths": [str(file.path) for file in manifest.files],
+            "executable": bytes(file.executable for file in manifest.files),
+            "tags": tags,
+            "tag": bytes(tags.index(file.tag) + 1 if file.tag else 0 for file in manifest.files),
+            "chunkings": bytes(chunkings.index(file.chunking) for file in manifest.files),
+            "chunk_counts": _column(file.chunk_count for file in manifest.files),
+        },
+        "chunks": {
+            "digests": columns.digests,
+            "lengths": _column(columns.lengths),
+            "frames": _column(columns.frames),
+            "offsets": _column(columns.offsets),
+        },
+        "frames": {
+            "lengths": _column(columns.frame_lengths),
+            "content_lengths": _column(columns.frame_content_lengths),
+        },
+    }
+    packed: bytes = msgpack.packb(document)
+    return packed
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def parse(data: bytes, where: str = "manifest") -> Manifest:
+    """The manifest in `data`; raises InvalidInputError naming `where` and every fault's place.
+
+    Call it only with bytes whose digest is already verified: it bounds what it accepts, but the
+    judge of a manifest is the signature above it.
+    """
+    try:
+        value: Any = msgpack.unpackb(data, strict_map_key=True, max_str_len=MAX_MANIFEST_BYTES)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise InvalidInputError(f"{where}: is not msgpack ({error})", where=where) from error
+    document = Document(value)
+    document.check_format(FORMAT, where)
+    release = release_of(document)
+    about = document.table("about")
+    requires = document.table("requires")
+    python = document.table("python")
+    entry_points = tuple(_entry_points(document.table("entry_points")))
+    layout = PythonLayout(
+        root="" if python.text("root", "") == "" else str(python.parsed("root", BundlePath.parse)),
+        vendored=tuple(python.texts("vendored", [])),
+    )
+    columns = _columns(document)
+    files = _files(document, columns)
+    document.finish(where)
+    assert release is not None  # or finish had raised
+    requirements, needs = parse_requires(requires)
+    document.finish(where)
+    return Manifest(
+        release=release,
+        about=About(
+            summary=about.text("summary", ""),
+            description=about.text("description", "", longest=100_000),
+            license=about.text("license", ""),
+            homepage=about.text("homepage", ""),
+        ),
+        requirements=requirements,
+        needs=needs,
+        entry_points=entry_points,
+        python=layout,
+        files=files,
+        columns=columns,
+    )
+
+
+def release_of(document: Document) -> Release | None:
+    """The release that `plugin`, `version` and `platform` of a document name; None on a fault."""
+    plugin = document.parsed("plugin", PluginName.parse)
+    version = document.parsed("version", parse_version)
+    platform = document.parsed("platform", Platform.parse, ANY)
+    if plugin is None or version is None or platform is None:
+        return None
+    return Release(plugin, version, platform)
+
+
+def parse_requires(document: Document) -> tuple[tuple[PluginRequirement, ...], HostNeeds]:
+    """The counterpart of `requires_document`."""
+    any_version = parse_specifier("")
+    return (
+        document.parsed_each("plugins", PluginRequirement.parse, []),
+        HostNeeds(
+            host=document.parsed("host", parse_specifier, any_version) or any_version,
+            python=document.parsed("python", parse_specifier, any_version) or any_version,
+            memory_bytes=document.integer("memory_bytes", 0),
+            disk_bytes=document.integer("disk_bytes", 0),
+        ),
+    )
+
+
+def _entry_points(groups: Document) -> Iterator[EntryPoint]:
+    for group in groups.names():
+        names = groups.table(group)
+        for name in names.names():
+            entry = names.parsed(name, partial(EntryPoint.parse, group, name))
+            if entry is not None:
+                yield entry
+
+
+def _u32(document: Document, key: str) -> array[int]:
+    data = document.data(key)
+    if len(data) % 4:
+        document.fault(key, "is not a column of 32-bit numbers")
+        data = b""
+    values = array("I")
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _columns(document: Document) -> Columns:
+    chunks, frames = (
+        document.table("chunks", required=True),
+        document.table("frames", required=True),
+    )
+    columns = Columns(
+        digests=chunks.data("digests"),
+        lengths=_u32(chunks, "lengths"),
+        frames=_u32(chunks, "frames"),
+        offsets=_u32(chunks, "offsets"),
+        frame_lengths=_u32(frames, "lengths"),
+        frame_content_lengths=_u32(frames, "content_lengths"),
+    )
+    count = len(columns.lengths)
+    if len(columns.digests) != count * CHUNK_DIGEST_BYTES:
+        chunks.fault("digests", f"must be {count} digests of {CHUNK_DIGEST_BYTES} bytes")
+    if len(columns.frames) != count or len(columns.offsets) != count:
+        chunks.fault("frames", "columns of chunks differ in length")
+    if count > MAX_CHUNKS:
+        chunks.fault("lengths", f"more than {MAX_CHUNKS} chunks")
+    if len(columns.frame_lengths) != len(columns.frame_content_lengths):
+        frames.fault("lengths", "columns of frames differ in length")
+    for index, size in enumerate(columns.frame_content_lengths):
+        if not 0 < size <= MAX_FRAME_BYTES:
+            frames.fault(f"content_lengths[{index}]", f"must be from 1 to {MAX_FRAME_BYTES}")
+            break
+    if 0 in columns.frame_lengths:
+        frames.fault("lengths", "a frame has no bytes")
+    if document.faults:
+        return columns
+    sizes = columns.frame_content_lengths
+    for index, (length, frame, offset) in enumerate(
+        zip(columns.lengths, columns.frames, columns.offsets, strict=True)
+    ):
+        if length == 0 or frame >= len(sizes) or offset + length > sizes[frame]:
+            chunks.fault(f"lengths[{index}]", "the chunk does not lie within a frame")
+            break
+    return columns
+
+
+def _files(document: Document, columns: Columns) -> tuple[File, ...]:
+    table = document.table("files", required=True)
+    paths = table.parsed_each("paths", BundlePath.parse)
+    executable, tag_column = table.data("executable"), table.data("tag")
+    tags, chunking_column = table.texts("tags", []), table.data("chunkings")
+    counts = _u32(table, "chunk_counts")
+    chunkings = _chunkings(document)
+    if document.faults:
+        return ()
+    if not len(paths) == len(executable) == len(tag_column) == len(chunking_column) == len(counts):
+        table.fault("paths", "columns of files differ in length")
+    if len(paths) > MAX_FILES:
+        table.fault("paths", f"more than {MAX_FILES} files")
+    if sum(counts) != len(columns.lengths):
+        table.fault("chunk_counts", "do not add up to the number of chunks")
+    if max(tag_column, default=0) > len(tags):
+        table.fault("tag", "names a tag that is not there")
+    if max(chunking_column, default=-1) >= len(chunkings):
+        table.fault("chunkings", "names a chunking that is not there")
+    if max(executable, default=0) > 1:
+        table.fault("executable", "must be 0 or 1 for each file")
+    for index, what in path_collisions(paths):
+        table.fault(f"paths[{index}]", what)
+    if document.faults:
+        return ()
+    starts = list(accumulate(counts, initial=0))
+    offsets = list(accumulate(columns.lengths, initial=0))
+    return tuple(
+        File(
+            path=path,
+            size=offsets[starts[index] + counts[index]] - offsets[starts[index]],
+            executable=bool(executable[index]),
+            tag=tags[tag_column[index] - 1] if tag_column[index] else "",
+            chunking=chunkings[chunking_column[index]],
+            first_chunk=starts[index],
+            chunk_count=counts[index],
+        )
+        for index, path in enumerate(paths)
+    )
+
+
+def _chunkings(document: Document) -> list[Chunking]:
+    value = document.value.get("chunkings")
+    if not isinstance(value, list):
+        document.fault("chunkings", "must be a list")
+        return []
+    found = []
+    for index, item in enumerate(value):
+        if (
+            isinstance(item, list)
+            and len(item) == len(Chunking._fields)
+            and all(type(number) is int for number in item)
+            and 0 < item[0] <= item[1] <= item[2] <= MAX_FRAME_BYTES
+        ):
+            found.append(Chunking(*item))
+        else:
+            document.fault(f"chunkings[{index}]", "must be [least, average, most] in bytes")
+    return found
+
+
+def path_collisions(paths: Sequence[BundlePath]) -> Iterator[tuple[int, str]]:
+    """Each (index, what is wrong) where two paths cannot both exist on every file system.
+
+    Two files whose names differ only in case (or Unicode form), or a file where another path
+    needs a directory, or two directories that differ only in case.
+    """
+    seen: dict[str, str] = {}  # folded path -> how it was spelled; directories end with "/"
+    for index, path in enumerate(paths):
+        folded = path.folded()
+        if (other := seen.get(folded) or seen.get(folded + "/")) is not None:
+            yield index, f"{path!r} collides with {other!r}"
+            continue
+        seen[folded] = path
+        end = path.find("/")
+        while end != -1:
+            directory = path[:end]
+            key = BundlePath(directory).folded()
+            if key in seen:
+                yield index, f"{path!r} needs a directory where {seen[key]!r} is a file"
+                break
+            if seen.setdefault(key + "/", directory) != directory:
+                yield index, f"{path!r} collides with {seen[key + '/']!r}"
+                break
+            end = path.find("/", end + 1)

@@ -1,0 +1,344 @@
+"""The values everything else is made of: names, versions, digests, paths, requirements, needs.
+
+Each parses at the edge (`parse`) and cannot be wrong afterwards. All are frozen and hashable.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from attrs import field, frozen
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from plugin_manager.errors import InvalidInputError
+
+__all__ = [
+    "BundlePath",
+    "Digest",
+    "EntryPoint",
+    "Host",
+    "HostNeeds",
+    "Platform",
+    "PluginName",
+    "PluginRequirement",
+    "Release",
+    "Withdrawal",
+    "WithdrawalKind",
+    "parse_specifier",
+    "parse_version",
+]
+
+_NAME_PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_+@=,()\[\]{}-][A-Za-z0-9_+@=,()\[\]{} .-]*", re.ASCII)
+_FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+_DEVICE_NAME = re.compile(r"(?i:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)")
+_PLATFORM = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*(-[a-z0-9_]+(\.[a-z0-9_]+)*){2}", re.ASCII)
+
+MAX_PATH_PART_BYTES = 255
+MAX_PATH_BYTES = 1024
+
+
+@frozen(order=True)
+class PluginName:
+    """`publisher/name`, each side `[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?`; ordered as text."""
+
+    publisher: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The name in `text`; raises InvalidInputError."""
+        publisher, slash, name = text.partition("/")
+        if not slash:
+            raise InvalidInputError(
+                f"{text!r} is not a plugin name",
+                remedy="Write it as publisher/name, for instance acme/maps.",
+            )
+        cls.parse_part(publisher, "publisher")
+        cls.parse_part(name, "plugin")
+        return cls(publisher, name)
+
+    @staticmethod
+    def parse_part(text: str, what: str) -> str:
+        """`text` if it can be one side of a name, `what` being the word for it in the error."""
+        if not _NAME_PART.fullmatch(text):
+            raise InvalidInputError(
+                f"{text!r} is not a {what} name",
+                remedy="Use 1 to 64 of a-z, 0-9 and '-', neither beginning nor ending with '-'.",
+            )
+        return text
+
+    def __str__(self) -> str:
+        return f"{self.publisher}/{self.name}"
+
+
+def parse_version(text: str) -> Version:
+    """The PEP 440 version in `text`, which must be in normal form; raises InvalidInputError."""
+    try:
+        version = Version(text)
+    except InvalidVersion as error:
+        raise InvalidInputError(
+            f"{text!r} is not a version", remedy="Write it as PEP 440 says, for instance 1.4.2."
+        ) from error
+    if str(version) != text:
+        # One spelling a version, or two releases could claim one file name.
+        raise InvalidInputError(
+            f"version {text!r} is not in normal form", remedy=f"Write {version}."
+        )
+    return version
+
+
+def parse_specifier(text: str) -> SpecifierSet:
+    """The PEP 440 version specifiers in `text` ("" is any); raises InvalidInputError."""
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier as error:
+        raise InvalidInputError(
+            f"{text!r} is not a version specifier", remedy="Write for instance >=2,<3."
+        ) from error
+
+
+class Platform(str):
+    """`any`, or one `packaging` tag such as `cp311-cp311-manylinux_2_17_x86_64`.
+
+    Each of the three parts of a tag may be a set joined by dots, as in a wheel's file name.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """The platform in `text`; raises InvalidInputError."""
+        if text != "any" and not _PLATFORM.fullmatch(text):
+            raise InvalidInputError(
+                f"{text!r} is not a platform",
+                remedy="Write 'any' or a tag such as cp311-cp311-manylinux_2_17_x86_64.",
+            )
+        return cls(text)
+
+
+ANY = Platform("any")
+
+
+class Digest(str):
+    """A SHA-256 as 64 lower-case hexadecimal digits: it names heads, and so releases."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """The digest in `text`; raises InvalidInputError."""
+        if not _SHA256.fullmatch(text):
+            raise InvalidInputError(f"{text!r} is not a SHA-256 in hexadecimal")
+        return cls(text)
+
+
+class BundlePath(str):
+    r"""The relative path of a file in a bundle, safe to create on every common file system.
+
+    Parts are joined by `/`, in NFC, at most 255 bytes each and 1,024 together; none is empty,
+    `.` or `..`, ends with a dot or a space, names a device, or holds a control character or one of
+    `\ : * ? " < > |`.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> BundlePath:
+        """The path in `text`; raises InvalidInputError saying which rule it breaks."""
+        if fault := _path_fault(text):
+            raise InvalidInputError(f"file name {text!r} {fault}", remedy="Rename the file.")
+        return cls(text)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The path's parts, at least one."""
+        return tuple(self.split("/"))
+
+    def folded(self) -> str:
+        """What the path becomes on a file system that ignores case: equal means a collision."""
+        return self.lower() if self.isascii() else _fold(self)
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def _path_fault(text: str) -> str:
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    if len(encoded) > MAX_PATH_BYTES:
+        return f"is longer than {MAX_PATH_BYTES} bytes"
+    if not text.isascii() and unicodedata.normalize("NFC", text) != text:
+        return "is not in Unicode's normal form NFC"
+    for part in text.split("/"):
+        # Most names are plain; only the others need the slow rules one by one.
+        if not _PLAIN_PATH.fullmatch(part) and (fault := _odd_part_fault(part)):
+            return fault
+        if part[-1] in ". ":
+            return f"has a part ending with a dot or a space ({part!r})"
+        if len(part) > MAX_PATH_PART_BYTES // 4 and len(part.encode()) > MAX_PATH_PART_BYTES:
+            return f"has a part longer than {MAX_PATH_PART_BYTES} bytes"
+        if _DEVICE_NAME.fullmatch(part.split(".", 1)[0].rstrip(" ")):
+            return f"has a part that names a device on Windows ({part!r})"
+    return ""
+
+
+def _odd_part_fault(part: str) -> str:
+    if part == "":
+        return "is empty, absolute, or has an empty part"
+    if part in {".", ".."}:
+        return f"has a part {part!r}"
+    if match := _FORBIDDEN_IN_PATH.search(part):
+        return f"holds the character {match.group()!r}"
+    return ""
+
+
+@frozen
+class PluginRequirement:
+    """What a plugin, or a person, asks of another plugin: a name and the versions that will do."""
+
+    plugin: PluginName
+    specifier: SpecifierSet = field(factory=SpecifierSet)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The requirement in `text`, such as `acme/maps>=2,<3`; raises InvalidInputError."""
+        match = re.match(r"[^\s<>=!~@]*", text.strip())
+        name = match.group() if match else ""
+        rest = text.strip()[len(name) :].strip()
+        if rest.startswith("@"):  # name@version, as npm and VS Code write it
+            rest = f"=={rest[1:].strip()}"
+        return cls(PluginName.parse(name), parse_specifier(rest))
+
+    def __str__(self) -> str:
+        return f"{self.plugin}{self.specifier}"
+
+
+@frozen(order=True)
+class Release:
+    """One version of a plugin for one platform; the name of a bundle."""
+
+    plugin: PluginName
+    version: Version
+    platform: Platform = ANY
+
+    @property
+    def target_path(self) -> str:
+        """The TUF target path of the release's bundle (relative to `targets/`)."""
+        return f"{self.plugin}/{self.plugin.name}-{self.version}-{self.platform}.tar.zst"
+
+    def __str__(self) -> str:
+        shown = "" if self.platform == ANY else f" ({self.platform})"
+        return f"{self.plugin} {self.version}{shown}"
+
+
+class WithdrawalKind(StrEnum):
+    """How far a publisher withdrew a release."""
+
+    YANKED = "yanked"
+    """Not picked anew, except where it is pinned exactly; what is installed goes on loading."""
+    BLOCKED = "blocked"
+    """Refused at install, at load and at rollback."""
+
+
+@frozen
+class Withdrawal:
+    """A publisher's withdrawal of a release, with the reason it gives (shown to people)."""
+
+    kind: WithdrawalKind
+    reason: str
+
+
+@frozen(order=True)
+class EntryPoint:
+    """A named object that a plugin offers, as in Python packaging: `group`, `name`, `value`.
+
+    `value` is `module`, or `module:attribute.path`.
+    """
+
+    group: str
+    name: str
+    value: str
+
+    _VALUE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?", re.ASCII)
+
+    @classmethod
+    def parse(cls, group: str, name: str, value: str) -> Self:
+        """The entry point; raises InvalidInputError."""
+        normal = re.sub(r"\s*(\[.*\])?\s*$", "", value).replace(" ", "")
+        if not cls._VALUE.fullmatch(normal):
+            raise InvalidInputError(
+                f"entry point {group}:{name} has the value {value!r}",
+                remedy="Write module or module:attribute.",
+            )
+        return cls(group, name, normal)
+
+    @property
+    def module(self) -> str:
+        """The dotted name of the module to import."""
+        return self.value.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """The dotted attribute within the module, or ""."""
+        return self.value.partition(":")[2]
+
+
+@frozen
+class HostNeeds:
+    """What a release asks of the machine and the application it runs in; sizes in bytes, 0: none.
+
+    `disk_bytes` is room that the plugin needs while it works, beyond its own files.
+    """
+
+    host: SpecifierSet = field(factory=SpecifierSet)
+    python: SpecifierSet = field(factory=SpecifierSet)
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@frozen
+class Host:
+    """The facts about this machine and application that releases are matched against.
+
+    `version` is the host application's own (None: unknown, matches only what asks for nothing);
+    `tags` are the `packaging` tags that this interpreter accepts, as text; `bytecode_tag` is the
+    manifest tag of files made for this very interpreter (`cp311`); `memory_bytes` is physical
+    memory (None: unknown, passes); `free_disk_bytes` likewise.
+    """
+
+    python: Version
+    tags: frozenset[str]
+    bytecode_tag: str
+    version: Version | None = None
+    memory_bytes: int | None = None
+    free_disk_bytes: int | None = None
+
+    def accepts(self, platform: str) -> bool:
+        """Whether a release for `platform` runs on this host."""
+        return platform == ANY or not self.tags.isdisjoint(_expand(platform))
+
+
+def _expand(platform: str) -> Iterable[str]:
+    interpreters, abis, machines = platform.split("-")
+    return (
+        f"{interpreter}-{abi}-{machine}"
+        for interpreter in interpreters.split(".")
+        for abi in abis.split(".")
+        for machine in machines.split(".")
+    )
+
+
+def utc_text(moment: datetime) -> str:
+    """`moment` (aware) as `2026-11-20T12:00:00Z`."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
