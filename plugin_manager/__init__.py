@@ -1,3 +1,59 @@
-"""Plugin Manager."""
+"""Plugin Manager: signed plugins and model files, verified at every load, rolled back in a blink.
+
+    from plugin_manager import PluginManager
+
+    manager = PluginManager.open("store", "https://plugins.example.org/", root="root.json")
+    manager.install("acme/maps")
+    plugin = manager.load("acme/maps")
+
+Errors are in `plugin_manager.errors`; each family says what the caller can do about it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from plugin_manager.errors import PluginManagerError
+
+if TYPE_CHECKING:
+    from plugin_manager.loader import LoadedPlugin
+    from plugin_manager.manager import Inspection, Plan, PluginManager, Progress, Step
+    from plugin_manager.model import PluginName, PluginRequirement, Release
+    from plugin_manager.settings import Settings
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Inspection": "manager",
+    "LoadedPlugin": "loader",
+    "Plan": "manager",
+    "PluginManager": "manager",
+    "PluginName": "model",
+    "PluginRequirement": "model",
+    "Progress": "manager",
+    "Release": "model",
+    "Settings": "settings",
+    "Step": "manager",
+}
+
+__all__ = [
+    "Inspection",
+    "LoadedPlugin",
+    "Plan",
+    "PluginManager",
+    "PluginManagerError",
+    "PluginName",
+    "PluginRequirement",
+    "Progress",
+    "Release",
+    "Settings",
+    "Step",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: `import plugin_manager` stays quick."""
+    if home := _HOMES.get(name):
+        return getattr(import_module(f"plugin_manager.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -158,6 +158,12 @@ class CorruptError(PluginManagerError):
         self.paths = paths
 
 
+class StoreAccessError(PluginManagerError):
+    """The store's directory cannot be read or written (permissions, read-only, a failing disk)."""
+
+    family = "store"
+
+
 # --- free space --------------------------------------------------------------------------------
 
 

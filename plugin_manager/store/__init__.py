@@ -1,5 +1,8 @@
-"""The local store: releases, generations and staging; the file system is the truth."""
+"""The local store: releases, generations and staging. The file system is the truth."""
 
+from plugin_manager.store._generations import Active, Generation
+from plugin_manager.store._staging import Needed, Staging
+from plugin_manager.store._store import Store
 from plugin_manager.store._verify import (
     Damage,
     Fault,
@@ -8,4 +11,15 @@ from plugin_manager.store._verify import (
     release_faults,
 )
 
-__all__ = ["Damage", "Fault", "foreign_files", "read_verified", "release_faults"]
+__all__ = [
+    "Active",
+    "Damage",
+    "Fault",
+    "Generation",
+    "Needed",
+    "Staging",
+    "Store",
+    "foreign_files",
+    "read_verified",
+    "release_faults",
+]

@@ -141,7 +141,7 @@ def release_faults(
     manifest: Manifest,
     files: Iterable[File],
     *,
-    hashed: Callable[[int], None] = lambda size: None,
+    hashed: Callable[[int], None] = lambda _: None,
 ) -> list[Fault]:
     """Which of `files` are missing or damaged below `directory`; `hashed(size)` after each file.
 

@@ -1,0 +1,227 @@
+"""Words, numbers and JSON for people and programs; the only place that turns facts into text."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from plugin_manager.errors import PluginManagerError
+from plugin_manager.manager import Inspection, Plan, Progress
+from plugin_manager.model import utc_text
+from plugin_manager.store import Active, Generation
+
+__all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code", "size"]
+
+# Documented in docs/operating.md; a family keeps its number for ever.
+EXIT_CODES = {
+    "error": 1,
+    "invalid-input": 3,
+    "not-found": 4,
+    "conflict": 5,
+    "incompatible": 6,
+    "refused": 7,
+    "blocked": 8,
+    "network": 9,
+    "locked": 10,
+    "untrusted": 11,
+    "expired": 12,
+    "corrupt": 13,
+    "store": 14,
+    "no-space": 15,
+}
+
+
+def exit_code(error: PluginManagerError) -> int:
+    """The documented exit code of an error's family."""
+    return EXIT_CODES.get(error.family, 1)
+
+
+def clean(text: str) -> str:
+    """`text` without anything a terminal could obey; it may come from a hostile publisher."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
+                   for char in text)  # fmt: skip
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: `4.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class Session:
+    """One run of the command: whether it speaks JSON, and how it speaks."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        """A line for people; nothing in JSON mode."""
+        if not self.as_json:
+            click.echo(clean(text))
+
+    def aside(self, text: str) -> None:
+        """A line on standard error, in both modes."""
+        click.echo(clean(text), err=True)
+
+    def result(self, value: object) -> None:
+        """The one JSON value of a run; nothing in text mode."""
+        if self.as_json:
+            click.echo(json.dumps(value, indent=1, ensure_ascii=True, default=str))
+
+    def error(self, error: PluginManagerError) -> None:
+        """An error, as one JSON object or as a few lines on standard error."""
+        if self.as_json:
+            self.result({"error": error_json(error)})
+            return
+        self.aside(f"pluginctl: {error.message}")
+        reasons = error.context.get("reasons") or error.context.get("faults") or ()
+        if isinstance(reasons, tuple) and len(reasons) > 1:
+            for reason in reasons:
+                self.aside(f"  - {reason}")
+        if error.remedy:
+            self.aside(f"  {error.remedy}")
+
+
+def error_json(error: PluginManagerError) -> dict[str, Any]:
+    """An error as a JSON value."""
+    return {
+        "family": error.family,
+        "exit_code": exit_code(error),
+        "message": error.message,
+        "remedy": error.remedy,
+        **{key: value for key, value in error.context.items() if value not in (None, ())},
+    }
+
+
+def active_json(active: Active | None) -> dict[str, Any] | None:
+    """An active release as a JSON value."""
+    if active is None:
+        return None
+    return {
+        "plugin": str(active.release.plugin),
+        "version": str(active.release.version),
+        "platform": str(active.release.platform),
+        "manifest": str(active.digest),
+        "held": active.held,
+    }
+
+
+def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
+    """A plan as a JSON value."""
+    return {
+        "action": plan.action,
+        "dry_run": dry_run,
+        "steps": [
+            {
+                "kind": step.kind,
+                "plugin": str(step.plugin),
+                "before": active_json(step.before),
+                "after": active_json(step.after),
+                "fetch_bytes": step.needed.fetch_bytes,
+                "copy_bytes": step.needed.copy_bytes,
+                "share_bytes": step.needed.share_bytes,
+            }
+            for step in plan.steps
+        ],
+        "notes": list(plan.notes),
+    }
+
+
+def generation_json(generation: Generation) -> dict[str, Any]:
+    """A generation as a JSON value."""
+    return {
+        "number": generation.number,
+        "created": utc_text(generation.created),
+        "action": generation.action,
+        "active": [active_json(active) for _, active in sorted(generation.active.items())],
+    }
+
+
+def inspection_json(inspection: Inspection) -> dict[str, Any]:
+    """What verifying found, as a JSON value."""
+    return {
+        **(active_json(inspection.active) or {}),
+        "good": inspection.good,
+        "faults": [{"path": f.path, "damage": f.damage.value} for f in inspection.faults],
+        "error": error_json(inspection.error) if inspection.error else None,
+    }
+
+
+class Reporter:
+    """Shows progress on standard error: a live bar on a terminal, a line now and then elsewhere.
+
+    Call it with each Progress; `close` it at the end. Its clock is for display only.
+    """
+
+    _QUIET_SECONDS = 5.0
+    _SMOOTHING = 0.3  # weight of the newest second in the speed shown
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._shown = 0
+        self._label = ""
+        self._speed = 0.0
+        self._at = self._said = time.monotonic()
+        self._counted = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show `progress`."""
+        if self._quiet:
+            return
+        self._label = str(progress.release)
+        self._measure(progress.transferred_bytes)
+        if sys.stderr.isatty():
+            self._draw(progress)
+        else:
+            self._tell(progress)
+        self._shown = progress.transferred_bytes
+
+    def _measure(self, transferred: int) -> None:
+        now = time.monotonic()
+        if now - self._at >= 0.5 or not self._speed:
+            newest = (transferred - self._counted) / max(now - self._at, 1e-3)
+            weight = self._SMOOTHING if self._speed else 1.0
+            self._speed += weight * (newest - self._speed)
+            self._at, self._counted = now, transferred
+
+    def _draw(self, progress: Progress) -> None:
+        if self._bar is None:
+            self._bar = click.progressbar(
+                length=progress.total_bytes,
+                file=sys.stderr,
+                show_percent=True,
+                show_eta=True,
+                update_min_steps=max(1, progress.total_bytes // 200),
+                item_show_func=lambda _: f"{size(self._speed)}/s  {clean(self._label)}",
+                bar_template="%(bar)s %(info)s",
+            )
+            self._bar.__enter__()
+        self._bar.length = progress.total_bytes
+        self._bar.update(progress.transferred_bytes - self._shown, current_item=self._label)
+
+    def _tell(self, progress: Progress) -> None:
+        now, finished = time.monotonic(), progress.transferred_bytes >= progress.total_bytes
+        if now - self._said < self._QUIET_SECONDS and not finished:
+            return
+        self._said = now
+        left = (progress.total_bytes - progress.transferred_bytes) / max(self._speed, 1)
+        percent = 100 * progress.transferred_bytes // max(progress.total_bytes, 1)
+        click.echo(
+            f"{clean(self._label)}: {percent}% of {size(progress.total_bytes)}, "
+            f"{size(self._speed)}/s, {left:.0f} s left",
+            err=True,
+        )
+
+    def close(self) -> None:
+        """End the bar's line."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

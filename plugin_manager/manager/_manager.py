@@ -1,0 +1,587 @@
+"""The public API: install, load, roll back; each a short route through trust, store and transfer.
+
+install   trust.update > resolver > vouch for each head > store.needed > transfer > activate
+load      store.current > vouch > host check > loader, which verifies what it hands out
+rollback  an earlier release > vouch > verify > activate and hold; offline
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from attrs import evolve, frozen
+from packaging.version import Version
+
+from plugin_manager import resolver
+from plugin_manager._host import this_host
+from plugin_manager.bundle import Head
+from plugin_manager.catalogue import Catalogue, CatalogueEntry
+from plugin_manager.errors import (
+    CorruptError,
+    IncompatibleHostError,
+    NotFoundError,
+    PluginManagerError,
+    RefusedError,
+    UntrustedError,
+)
+from plugin_manager.loader import LoadedPlugin
+from plugin_manager.loader import load as load_release
+from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Progress, Step
+from plugin_manager.manifest import Manifest
+from plugin_manager.model import Host, PluginName, PluginRequirement, Release
+from plugin_manager.settings import Settings, from_environment
+from plugin_manager.store import Active, Damage, Fault, Generation, Store
+from plugin_manager.transfer import Policy, Span, Transfer
+from plugin_manager.trust import BundleTarget, Expiry, Trust, Vouching
+
+__all__ = ["Inspection", "PluginManager"]
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+@frozen
+class Inspection:
+    """What verifying an active release found: no `faults` and no `error` means it would load.
+
+    `foreign` files are named, but do not count: nothing ever loads them.
+    """
+
+    active: Active
+    faults: tuple[Fault, ...] = ()
+    error: PluginManagerError | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether all that was signed is there, unchanged, and still vouched for."""
+        return self.error is None and not self.damaged
+
+    @property
+    def damaged(self) -> tuple[Fault, ...]:
+        """The faults that a repair mends."""
+        return tuple(fault for fault in self.faults if fault.damage is not Damage.FOREIGN)
+
+
+class PluginManager:
+    """Plugins of one store, from one repository, vouched for by one pinned root.
+
+    Make it with `open`. Methods that change something take the store's writer lock; reading and
+    loading take none. Every method raises errors of `plugin_manager.errors` only, apart from what
+    plugins' own code raises. Not for several threads at once.
+
+    `progress(Progress)` is called as bytes arrive, `waiting(holder)` once where the lock is held.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        progress: Callable[[Progress], None] = _ignore,
+        waiting: Callable[[str], None] = _ignore,
+    ) -> None:
+        self.settings = settings
+        self.progress = progress
+        self.waiting = waiting
+        self._now = now
+        self._store = Store(settings.store)
+        self._loaded: dict[PluginName, LoadedPlugin] = {}
+
+    @classmethod
+    def open(
+        cls,
+        store: str | Path | None = None,
+        repository: str | None = None,
+        root: str | Path | bytes | None = None,
+        *,
+        host_version: str | Version | None = None,
+        progress: Callable[[Progress], None] = _ignore,
+        waiting: Callable[[str], None] = _ignore,
+    ) -> PluginManager:
+        """A manager of the store in directory `store` (made at the first install).
+
+        `repository` is the address that serves `metadata/` and `targets/`; `root` the pinned root
+        metadata, as bytes or as the path of a file that ships with the host. What is None comes
+        from the environment (see `plugin_manager.settings`). Touches neither disk nor network.
+        """
+        settings = from_environment(
+            os.environ, store=store, repository=repository, root=root, host_version=host_version
+        )
+        return cls(settings, progress=progress, waiting=waiting)
+
+    # --- parts, made when first needed ---------------------------------------------------------
+
+    @cached_property
+    def _transfer(self) -> Transfer:
+        settings = self.settings
+        return Transfer(Policy(ca_bundle=settings.ca_bundle, insecure_http=settings.insecure_http))
+
+    @cached_property
+    def _trust(self) -> Trust:
+        return Trust(
+            self._store.trust_directory,
+            self.settings.pinned_root(),
+            metadata_url=self.settings.repository + "metadata/",
+            targets_url=self.settings.repository + "targets/",
+            fetch=self._fetch,
+            expiry=Expiry.grace(self.settings.grace),
+            now=self._now,
+        )
+
+    def _fetch(self, url: str, most_bytes: int) -> bytes:
+        return self._transfer.fetch(url, most_bytes)
+
+    @cached_property
+    def host(self) -> Host:
+        """The facts about this machine and application that releases are matched against."""
+        return this_host(self.settings.host_version, self.settings.store)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        timeout = self.settings.lock_timeout_seconds
+        with self._store.writing(timeout_seconds=timeout, waiting=self.waiting):
+            yield
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def installed(self) -> list[Active]:
+        """The active releases, by plugin."""
+        return [active for _, active in sorted(self._store.current().active.items())]
+
+    def _active(self, plugin: PluginName) -> Active:
+        try:
+            return self._store.current().active[plugin]
+        except KeyError:
+            raise NotFoundError(
+                f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
+            ) from None
+
+    def history(self) -> list[Generation]:
+        """The generations up to the current one, newest first."""
+        return self._store.history()
+
+    def path(self, name: str | PluginName) -> Path:
+        """The directory of a plugin's active release. Nothing in it is verified by asking."""
+        active = self._active(_plugin(name))
+        return self._store.release_directory(active.release, active.digest)
+
+    def manifest(self, name: str | PluginName) -> Manifest:
+        """The manifest of a plugin's active release, vouched for as at a load."""
+        active = self._active(_plugin(name))
+        return self._vouched(self._trust.local(), active).manifest
+
+    def catalogue(self, name: str | PluginName) -> Catalogue:
+        """A plugin's catalogue as last fetched, vouched for; no network."""
+        return self._trust.local().catalogue(_plugin(name))
+
+    def _vouched(self, vouching: Vouching, active: Active) -> Head:
+        """The head of `active`, vouched for by the chain from the pinned root."""
+        head = vouching.vouch(active.release, self._store.head_bytes(active.digest))
+        if head.digest != active.digest:
+            raise UntrustedError(f"{active.release}: the store names another manifest than it has")
+        return head
+
+    # --- loading -------------------------------------------------------------------------------
+
+    def load(self, name: str | PluginName) -> LoadedPlugin:
+        """The plugin's active release, everything verified now, ready to import and read.
+
+        No network. What it requires is loaded first. Loading what this process has loaded already
+        verifies it again and returns the same object. Raises NotFoundError, UntrustedError (also
+        ExpiredError), BlockedError, CorruptError naming every damaged file, IncompatibleHostError,
+        ModuleConflictError; RefusedError where this process still holds another release of it.
+        """
+        plugin = _plugin(name)
+        generation, vouching = self._store.current(), self._trust.local()
+        return self._load(plugin, generation, vouching, ())
+
+    def _load(
+        self,
+        plugin: PluginName,
+        generation: Generation,
+        vouching: Vouching,
+        loading: tuple[PluginName, ...],
+    ) -> LoadedPlugin:
+        active = generation.active.get(plugin)
+        if active is None:
+            needed_by = f", but {loading[-1]} needs it" if loading else ""
+            raise NotFoundError(
+                f"{plugin} is not installed{needed_by}", remedy=f"Run 'pluginctl install {plugin}'."
+            )
+        manifest = self._vouched(vouching, active).manifest
+        if reasons := resolver.compatibility(manifest.needs, active.release.platform, self.host):
+            raise IncompatibleHostError(
+                f"{active.release} {reasons[0]}", remedy="Install a release that fits.",
+                reasons=tuple(reasons),
+            )  # fmt: skip
+        for requirement in manifest.requirements:
+            if requirement.plugin not in loading:  # plugins may require one another
+                self._load(requirement.plugin, generation, vouching, (*loading, plugin))
+        directory = self._store.release_directory(active.release, active.digest)
+        loaded = self._loaded.get(plugin)
+        if loaded is not None and not loaded.unloaded:
+            if loaded.manifest.release != active.release:
+                raise RefusedError(
+                    f"{loaded.release} is loaded in this process, {active.release} is active now",
+                    remedy="Unload it first, or restart the application.",
+                )
+            loaded.verify()
+            return loaded
+        self._loaded[plugin] = load_release(manifest, directory)
+        return self._loaded[plugin]
+
+    # --- planning ------------------------------------------------------------------------------
+
+    def plan_install(self, *requests: str | PluginRequirement) -> Plan:
+        """What installing `requests` (such as "acme/maps>=2") would do. Asks the repository.
+
+        Fresh metadata is kept; no plugin changes. What else is installed stays where it is unless
+        a request cannot be met otherwise.
+        """
+        wanted = [
+            request if isinstance(request, PluginRequirement) else PluginRequirement.parse(request)
+            for request in requests
+        ]
+        action = "install " + ", ".join(str(requirement) for requirement in wanted)
+        return self._plan_online(action, wanted, upgrade=())
+
+    def plan_upgrade(self, *names: str | PluginName) -> Plan:
+        """What upgrading `names` (none: all that is not held) would do. Asks the repository."""
+        active = self._store.current().active
+        plugins = [_plugin(name) for name in names] or sorted(active)
+        held = [plugin for plugin in plugins if self._active(plugin).held]
+        notes = tuple(
+            f"{plugin} is held at {active[plugin].release.version} and stays; "
+            f"'pluginctl unhold {plugin}' lifts it"
+            for plugin in held
+        )
+        free = [plugin for plugin in plugins if plugin not in held]
+        action = "upgrade " + ", ".join(str(plugin) for plugin in free)
+        return evolve(self._plan_online(action, [], upgrade=free), notes=notes)
+
+    def _plan_online(
+        self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
+    ) -> Plan:
+        self.settings.base_url()
+        with self._writing():
+            generation = self._store.current()
+            chosen = self._resolve(generation, requests, upgrade)
+            vouching = self._trust.local()
+            steps, notes = [], []
+            for plugin, entry in sorted(chosen.items()):
+                before = generation.active.get(plugin)
+                if before and before.release == entry.release:
+                    continue
+                steps.append(self._step(vouching, entry.release, before))
+                if entry.yanked and entry.withdrawal:
+                    notes.append(
+                        f"{entry.release} was yanked by its publisher: {entry.withdrawal.reason}"
+                    )
+            return Plan(action, generation.number, tuple(steps), tuple(notes))
+
+    def _resolve(
+        self,
+        generation: Generation,
+        requests: Sequence[PluginRequirement],
+        upgrade: Iterable[PluginName],
+    ) -> Mapping[PluginName, CatalogueEntry]:
+        installed = {plugin: active.release for plugin, active in generation.active.items()}
+        held = {plugin for plugin, active in generation.active.items() if active.held}
+        with self._trust.update() as update:
+            # All that may be loaded or rolled back to later keeps a complete chain.
+            for plugin in sorted(self._known()):
+                update.catalogue(plugin)
+            return resolver.resolve(
+                requests,
+                installed=installed,
+                held=held,
+                upgrade=set(upgrade),
+                catalogue=update.catalogue,
+                host=self.host,
+            )
+
+    def _known(self) -> set[PluginName]:
+        return {plugin for past in self._store.history() for plugin in past.active}
+
+    def _step(self, vouching: Vouching, release: Release, before: Active | None) -> Step:
+        target = vouching.target(release)
+        try:
+            data = self._store.head_bytes(target.head_digest)
+        except CorruptError:
+            data = self._fetch_head(target)
+        head = vouching.vouch(release, data)
+        after = Active(release, head.digest)
+        needed = NOTHING_NEEDED
+        if not self._store.has(after):
+            needed = self._store.needed(head, head.manifest.files_for(self.host.bytecode_tag))
+        return Step(before=before, after=after, plugin=release.plugin, head=head, head_bytes=data,
+                    bundle_path=target.path, needed=needed)  # fmt: skip
+
+    def _bundle_url(self, path: str) -> str:
+        return f"{self.settings.base_url()}targets/{path}"
+
+    def _fetch_head(self, target: BundleTarget) -> bytes:
+        url = self._bundle_url(target.path)
+        return self._transfer.fetch_range(url, 0, target.head_length, length=target.length)
+
+    def plan_uninstall(self, *names: str | PluginName) -> Plan:
+        """What uninstalling `names` would do; raises RefusedError where others require them."""
+        generation = self._store.current()
+        gone = {_plugin(name): self._active(_plugin(name)) for name in names}
+        for plugin, active in generation.active.items():
+            if plugin in gone:
+                continue
+            for requirement in self._store.head(active.digest).manifest.requirements:
+                if requirement.plugin in gone:
+                    raise RefusedError(
+                        f"{active.release} requires {requirement.plugin}",
+                        remedy=f"Uninstall {plugin} as well.",
+                    )
+        steps = tuple(Step(plugin, active, None) for plugin, active in sorted(gone.items()))
+        action = "uninstall " + ", ".join(str(plugin) for plugin in sorted(gone))
+        return Plan(action, generation.number, steps)
+
+    def plan_rollback(self, name: str | PluginName, to: str | Version | None = None) -> Plan:
+        """What rolling a plugin back would do: to version `to`, or else to the one before.
+
+        Offline. "The one before" is the newest generation's release that is older than the active
+        one. The release must be vouched for, not blocked, whole on disk, and fit what else is
+        active. Raises as `load` does, ConflictError, and NotFoundError where there is none.
+        """
+        plugin = _plugin(name)
+        generation, before = self._store.current(), self._active(plugin)
+        target = self._earlier(plugin, before, Version(str(to)) if to is not None else None)
+        vouching = self._trust.local()
+        head = self._vouched(vouching, target)
+        after = {
+            **{p: self._store.head(a.digest).manifest for p, a in generation.active.items()},
+            plugin: head.manifest,
+        }
+        resolver.check(after, self.host)
+        self._require_whole(target, head.manifest)
+        notes = []
+        entry = vouching.catalogue(plugin).entry(target.release)
+        if entry and entry.yanked and entry.withdrawal:
+            notes.append(f"{target.release} was yanked: {entry.withdrawal.reason}")
+        notes.append(
+            f"{plugin} is held at {target.release.version}: upgrades leave it alone until "
+            f"'pluginctl unhold {plugin}'"
+        )
+        held = evolve(target, held=True)
+        action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
+        step = Step(plugin, before, held, head)
+        return Plan(action, generation.number, (step,), tuple(notes))
+
+    def _earlier(self, plugin: PluginName, before: Active, to: Version | None) -> Active:
+        past = [g.active[plugin] for g in self._store.history() if plugin in g.active]
+        if to is not None:
+            found = [active for active in past if active.release.version == to]
+        else:
+            found = [a for a in past if a.release.version < before.release.version]
+        if not found:
+            known = sorted({a.release.version for a in past} - {before.release.version})
+            has = f"It has had {', '.join(map(str, known))}." if known else ""
+            which = f"version {to}" if to else f"release before {before.release.version}"
+            raise NotFoundError(
+                f"{plugin} has no {which} in this store",
+                remedy=f"{has} Another comes by 'pluginctl install {plugin}==VERSION'.".strip(),
+            )
+        return found[0]
+
+    def _require_whole(self, active: Active, manifest: Manifest) -> None:
+        faults = self._store.faults(active, manifest, self.host.bytecode_tag)
+        damaged = [fault for fault in faults if fault.damage is not Damage.FOREIGN]
+        if damaged:
+            raise CorruptError(
+                f"{active.release}: {', '.join(str(fault) for fault in damaged[:5])}",
+                paths=tuple(fault.path for fault in damaged),
+                remedy=f"Run 'pluginctl install {manifest.release.plugin}=="
+                f"{manifest.release.version}', which fetches only what is damaged.",
+            )
+
+    # --- changing ------------------------------------------------------------------------------
+
+    def apply(self, plan: Plan) -> Generation:
+        """Carry out `plan`, all or nothing; returns the generation that is then current.
+
+        Interrupted, it leaves everything as it was, and what had arrived is used by the next
+        attempt. Raises RefusedError where the store has changed since the plan was made.
+        """
+        with self._writing():
+            generation = self._store.current()
+            if generation.number != plan.base:
+                raise RefusedError(
+                    "the store has changed since this was planned", remedy="Plan again."
+                )
+            self._store.require_room(plan.needed.write_bytes)
+            done, total = 0, plan.needed.fetch_bytes
+            for step in plan.steps:
+                if step.after is not None and step.head is not None:
+                    done += self._bring(step, done, total)
+            changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
+            if not changes:
+                return generation
+            return self._store.activate(changes, plan.action, self._now())
+
+    def _bring(self, step: Step, done: int, total: int) -> int:
+        """See that the step's release is on disk, whole; returns the bytes that were fetched."""
+        assert step.after is not None
+        assert step.head is not None
+        head, store = step.head, self._store
+        if step.head_bytes:
+            store.keep_head(step.head_bytes)
+        files = head.manifest.files_for(self.host.bytecode_tag)
+        whole = not store.has(step.after)
+        if not whole:
+            damaged = {fault.path for fault in store.faults(step.after, head.manifest, "")}
+            files = [file for file in files if file.path in damaged]
+            if not files:
+                return 0
+        return self._assemble(head, files, step.bundle_path, whole=whole, done=done, total=total)
+
+    def _assemble(
+        self,
+        head: Head,
+        files: Sequence[object],
+        bundle_path: str,
+        *,
+        whole: bool,
+        done: int = 0,
+        total: int = 0,
+    ) -> int:
+        release = head.manifest.release
+        with self._store.staging(head, files) as staging:
+            staging.reuse()
+            spans = [Span(*span) for span in staging.spans()]
+            fetched = sum(span.stop - span.start for span in spans)
+            if spans:
+                total = max(total, done + fetched)
+                arrived = done
+
+                def progress(count: int) -> None:
+                    nonlocal arrived
+                    arrived += count
+                    self.progress(Progress(release, min(arrived, total), total))
+
+                self._transfer.run(
+                    self._bundle_url(bundle_path),
+                    spans,
+                    staging.accept,
+                    length=head.bundle_length,
+                    progress=progress,
+                )
+            if whole:
+                self._store.place(staging)
+            else:
+                self._store.replace(staging)
+        return fetched
+
+    def install(self, *requests: str | PluginRequirement) -> Plan:
+        """Install or change plugins as `plan_install` says; returns the plan that was done."""
+        with self._writing():
+            plan = self.plan_install(*requests)
+            self.apply(plan)
+        return plan
+
+    def upgrade(self, *names: str | PluginName) -> Plan:
+        """Upgrade as `plan_upgrade` says; returns the plan that was done."""
+        with self._writing():
+            plan = self.plan_upgrade(*names)
+            self.apply(plan)
+        return plan
+
+    def uninstall(self, *names: str | PluginName) -> Plan:
+        """Make plugins inactive; their files stay until space is needed. Returns the plan."""
+        with self._writing():
+            plan = self.plan_uninstall(*names)
+            self.apply(plan)
+        return plan
+
+    def rollback(self, name: str | PluginName, to: str | Version | None = None) -> Plan:
+        """Go back a version and hold it, as `plan_rollback` says; returns the plan."""
+        with self._writing():
+            plan = self.plan_rollback(name, to)
+            self.apply(plan)
+        return plan
+
+    def hold(self, name: str | PluginName) -> Plan:
+        """Keep upgrades away from a plugin."""
+        return self._set_held(_plugin(name), held=True)
+
+    def unhold(self, name: str | PluginName) -> Plan:
+        """Let upgrades change a plugin again."""
+        return self._set_held(_plugin(name), held=False)
+
+    def _set_held(self, plugin: PluginName, *, held: bool) -> Plan:
+        with self._writing():
+            before = self._active(plugin)
+            step = Step(plugin, before, evolve(before, held=held))
+            action = f"{'hold' if held else 'unhold'} {plugin}"
+            plan = Plan(action, self._store.current().number, (step,))
+            self.apply(plan)
+        return plan
+
+    # --- verifying and repairing ---------------------------------------------------------------
+
+    def verify(self, *names: str | PluginName) -> list[Inspection]:
+        """Inspect the active releases of `names` (none: all): chain, manifest and every file."""
+        chosen = [self._active(_plugin(name)) for name in names] or self.installed()
+        vouching = self._trust.local() if chosen else None
+        return [self._inspect(vouching, active) for active in chosen if vouching is not None]
+
+    def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
+        try:
+            manifest = self._vouched(vouching, active).manifest
+        except PluginManagerError as error:
+            return Inspection(active, error=error)
+        faults = self._store.faults(active, manifest, self.host.bytecode_tag)
+        return Inspection(active, tuple(faults))
+
+    def repair(self, *names: str | PluginName) -> list[Inspection]:
+        """Mend `names` (none: all, and the store's own records); returns what was found and mended.
+
+        Only damaged chunks are fetched, and none that another release on this disk still has.
+        Foreign files are left alone. Raises where something cannot be mended.
+        """
+        with self._writing():
+            self._store.recover_current(self._now())
+            chosen = [self._active(_plugin(name)) for name in names] or self.installed()
+            if not chosen:
+                return []
+            try:
+                vouching = self._trust.local()
+            except (CorruptError, UntrustedError, NotFoundError):
+                vouching = self._refetch_metadata()
+            return [self._repair(vouching, active) for active in chosen]
+
+    def _refetch_metadata(self) -> Vouching:
+        self.settings.base_url()
+        with self._trust.update() as update:
+            for plugin in sorted(self._known()):
+                update.catalogue(plugin)
+        return self._trust.local()
+
+    def _repair(self, vouching: Vouching, active: Active) -> Inspection:
+        found = self._inspect(vouching, active)
+        if found.good:
+            return found
+        target = vouching.target(active.release)
+        if isinstance(found.error, CorruptError):
+            self._store.keep_head(self._fetch_head(target))
+        head = self._vouched(vouching, active)
+        faults = self._store.faults(active, head.manifest, self.host.bytecode_tag)
+        damaged = {fault.path for fault in faults if fault.damage is not Damage.FOREIGN}
+        files = [file for file in head.manifest.files if file.path in damaged]
+        if files:
+            self._assemble(head, files, target.path, whole=not self._store.has(active))
+        return evolve(found, faults=tuple(faults))
+
+
+def _plugin(name: str | PluginName) -> PluginName:
+    return name if isinstance(name, PluginName) else PluginName.parse(name)

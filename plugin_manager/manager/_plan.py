@@ -1,0 +1,91 @@
+"""Plans: what a change would do, to be printed or carried out; and what is reported on the way."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from plugin_manager.bundle import Head
+from plugin_manager.model import PluginName, Release
+from plugin_manager.store import Active, Needed
+
+__all__ = ["NOTHING_NEEDED", "Plan", "Progress", "Step"]
+
+NOTHING_NEEDED = Needed(0, 0, 0, 0)
+
+
+@frozen
+class Step:
+    """One plugin's part of a plan: from `before` to `after` (None: not active).
+
+    `bundle_path` is the bundle's place below the repository's `targets/`, "" where nothing can be
+    fetched (rollback, uninstall); `head` is the verified head of `after`.
+    """
+
+    plugin: PluginName
+    before: Active | None
+    after: Active | None
+    head: Head | None = field(default=None, repr=False)
+    head_bytes: bytes = field(default=b"", repr=False)
+    bundle_path: str = ""
+    needed: Needed = NOTHING_NEEDED
+
+    @property
+    def kind(self) -> str:
+        """`install`, `upgrade`, `downgrade`, `uninstall`, `hold`, `unhold` or `keep`."""
+        if self.after is None:
+            return "uninstall"
+        if self.before is None:
+            return "install"
+        if self.before.digest != self.after.digest:
+            newer = self.after.release.version >= self.before.release.version
+            return "upgrade" if newer else "downgrade"
+        if self.before.held != self.after.held:
+            return "hold" if self.after.held else "unhold"
+        return "keep"
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "upgrade" | "downgrade":
+                assert self.before is not None
+                assert self.after is not None
+                return (
+                    f"{self.kind} {self.plugin} "
+                    f"{self.before.release.version} -> {self.after.release.version}"
+                )
+            case "install":
+                assert self.after is not None
+                return f"install {self.after.release}"
+            case kind:
+                return f"{kind} {self.plugin}"
+
+
+@frozen
+class Plan:
+    """A change worked out but not made. `base` is the generation that it starts from.
+
+    `notes` are sentences worth telling (a yanked release, a held plugin left alone).
+    """
+
+    action: str
+    base: int
+    steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> Needed:
+        """The bytes of all steps together."""
+        return Needed(
+            fetch_bytes=sum(step.needed.fetch_bytes for step in self.steps),
+            copy_bytes=sum(step.needed.copy_bytes for step in self.steps),
+            share_bytes=sum(step.needed.share_bytes for step in self.steps),
+            write_bytes=sum(step.needed.write_bytes for step in self.steps),
+        )
+
+
+@frozen
+class Progress:
+    """How far a change is: `transferred_bytes` of `total_bytes` over the network, for `release`."""
+
+    release: Release
+    transferred_bytes: int
+    total_bytes: int

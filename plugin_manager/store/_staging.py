@@ -1,0 +1,291 @@
+"""Assembling a release: what is on disk and hashes right is kept, the rest is asked for.
+
+There is no record of how far a download came that could lie: after any interruption the staged
+bytes themselves are hashed against the manifest. One mechanism serves install, resume, upgrade,
+deduplication and repair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from attrs import define, field, frozen
+from blake3 import blake3
+
+from plugin_manager.bundle import Head, decode_frame
+from plugin_manager.errors import CorruptError
+from plugin_manager.manifest import Chunk, File, Manifest
+from plugin_manager.store import _files
+from plugin_manager.store._verify import damaged_chunks, foreign_files
+
+__all__ = ["InstalledTree", "Needed", "Staging", "survey"]
+
+
+@frozen
+class InstalledTree:
+    """A release on disk that chunks may be copied from: its manifest and its directory."""
+
+    manifest: Manifest
+    directory: Path
+
+
+@define
+class _Source:
+    """Where the bytes of a chunk may lie on this disk: judged again when they are read."""
+
+    path: Path
+    offset: int
+
+
+@frozen
+class Needed:
+    """What assembling a release takes, by the manifests alone; all in bytes.
+
+    `fetch_bytes` come over the network, `copy_bytes` from other releases or an earlier attempt,
+    `share_bytes` are whole files that take no further room.
+    """
+
+    fetch_bytes: int
+    copy_bytes: int
+    share_bytes: int
+    write_bytes: int
+
+
+class _Sources:
+    """An index of what installed releases hold: whole files by content, wanted chunks by digest."""
+
+    def __init__(self, trees: Iterable[InstalledTree], wanted: set[bytes]) -> None:
+        self.files: dict[tuple[bytes, bool], list[Path]] = {}
+        self.chunks: dict[bytes, list[_Source]] = {}
+        for tree in trees:
+            for file in tree.manifest.files:
+                key = (tree.manifest.content_key(file), file.executable)
+                path = tree.directory / file.path
+                self.files.setdefault(key, []).append(path)
+                for chunk in tree.manifest.chunks(file):
+                    if chunk.digest in wanted:
+                        sources = self.chunks.setdefault(chunk.digest, [])
+                        sources.append(_Source(path, chunk.offset))
+
+
+def _wanted(manifest: Manifest, files: Sequence[File]) -> set[bytes]:
+    return {chunk.digest for file in files for chunk in manifest.chunks(file)}
+
+
+def survey(
+    head: Head, files: Sequence[File], directory: Path, trees: Iterable[InstalledTree]
+) -> Needed:
+    """What staging `files` in `directory` would take. Writes nothing; hashes what is staged."""
+    manifest = head.manifest
+    sources = _Sources(trees, _wanted(manifest, files))
+    frames: set[int] = set()
+    copy = share = write = 0
+    for file in files:
+        path = directory / file.path
+        if not path.exists():
+            if (manifest.content_key(file), file.executable) in sources.files:
+                share += file.size
+                continue
+            write += file.size
+        for chunk in _lacking(path, manifest, file):
+            if chunk.digest in sources.chunks:
+                copy += chunk.length
+            else:
+                frames.add(chunk.frame)
+    lengths = manifest.columns.frame_lengths
+    return Needed(sum(lengths[frame] for frame in frames), copy, share, write)
+
+
+def _lacking(path: Path, manifest: Manifest, file: File) -> list[Chunk]:
+    try:
+        if path.lstat().st_size != file.size:
+            return manifest.chunks(file)
+    except OSError:
+        return manifest.chunks(file)
+    return list(damaged_chunks(path, manifest, file))
+
+
+@define
+class _Writer:
+    """Writes pieces of files, holding one descriptor open between pieces of the same file."""
+
+    directory: Path
+    _path: str = ""
+    _descriptor: int = -1
+    _made: set[Path] = field(factory=set)
+
+    def write(self, file: File, offset: int, data: memoryview | bytes) -> None:
+        if self._path != file.path:
+            self.close()
+            path = self.directory / file.path
+            self.make_parents(path)
+            # O_NOFOLLOW: nothing that lies in staging may lead the writing elsewhere.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(path, flags, 0o600)
+            self._path = file.path
+            if os.fstat(self._descriptor).st_size != file.size:
+                os.ftruncate(self._descriptor, file.size)
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[count:], offset + count
+
+    def make_parents(self, path: Path) -> None:
+        """Make the directories that `path` needs, replacing what is not one."""
+        parent = path.parent
+        if parent in self._made or parent == self.directory:
+            return
+        self.make_parents(parent)
+        if parent.is_symlink() or not parent.is_dir():
+            parent.unlink(missing_ok=True)
+            parent.mkdir()
+        self._made.add(parent)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._path, self._descriptor = "", -1
+
+
+class Staging:
+    """A release (or some `files` of it) being assembled in `directory`.
+
+    First `reuse`, then `spans` says what to fetch, then each frame goes to `accept`, then
+    `finish`. Not for several threads.
+    """
+
+    def __init__(
+        self, head: Head, files: Sequence[File], directory: Path, trees: Sequence[InstalledTree]
+    ) -> None:
+        self.head = head
+        self.files = files
+        self.directory = directory
+        self._trees = trees
+        self._writer = _Writer(directory)
+        # What is still missing: the places of each chunk, and from which frames they will come.
+        self._places: dict[bytes, list[tuple[File, Chunk]]] = {}
+        self._frames: dict[int, list[Chunk]] = {}
+
+    def reuse(self) -> int:
+        """Take what this disk already has; returns how many bytes that were.
+
+        Bytes of an earlier attempt are kept where they hash right; whole equal files of installed
+        releases are shared; single chunks are copied. All are verified on the way.
+        """
+        _files.make_directories(self.directory)
+        manifest = self.head.manifest
+        sources = _Sources(self._trees, _wanted(manifest, self.files))
+        self._remove_foreign()
+        reused = 0
+        for file in self.files:
+            path = self.directory / file.path
+            if not os.path.lexists(path):
+                key = (manifest.content_key(file), file.executable)
+                if any(self._share(source, file) for source in sources.files.get(key, ())):
+                    reused += file.size
+                    continue
+            if file.size == 0:
+                self._writer.write(file, 0, b"")
+            lacking = self._lacking_or_unlinked(path, file)
+            reused += file.size - sum(chunk.length for chunk in lacking)
+            for chunk in lacking:
+                if data := _read_chunk(sources.chunks.get(chunk.digest, ()), chunk):
+                    self._writer.write(file, chunk.offset, data)
+                    reused += chunk.length
+                else:
+                    places = self._places.setdefault(chunk.digest, [])
+                    if not places:
+                        self._frames.setdefault(chunk.frame, []).append(chunk)
+                    places.append((file, chunk))
+        self._writer.close()
+        return reused
+
+    def _lacking_or_unlinked(self, path: Path, file: File) -> list[Chunk]:
+        lacking = _lacking(path, self.head.manifest, file)
+        if lacking and os.path.lexists(path):
+            status = path.lstat()
+            # A staged file that is shared with an installed release must never be written to.
+            if status.st_nlink > 1 or not os.path.isfile(path) or path.is_symlink():  # noqa: PTH113
+                _remove(path)
+                return self.head.manifest.chunks(file)
+        return lacking
+
+    def _remove_foreign(self) -> None:
+        """Remove what an earlier attempt, or somebody, left here that is not in the manifest."""
+        for fault in foreign_files(self.directory, self.head.manifest):
+            _remove(self.directory / fault.path)
+
+    def _share(self, source: Path, file: File) -> bool:
+        if any(True for _ in damaged_chunks(source, self.head.manifest, file)):
+            return False
+        with contextlib.suppress(OSError):
+            if source.lstat().st_size == file.size:
+                path = self.directory / file.path
+                self._writer.make_parents(path)
+                return _files.clone_or_link(source, path)
+        return False
+
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """The frames that are still missing: (index, start, stop), bytes of the bundle, in order."""
+        for index in sorted(self._frames):
+            yield index, *self.head.frame_span(index)
+
+    def accept(self, index: int, data: memoryview) -> None:
+        """Take frame `index`, verify the wanted chunks in it, and write them to their places.
+
+        Raises CorruptError, having written nothing, where any of them differs from what was
+        signed.
+        """
+        manifest = self.head.manifest
+        content = memoryview(decode_frame(data, manifest.columns.frame_content_lengths[index]))
+        wanted = self._frames[index]
+        pieces = [content[c.frame_offset : c.frame_offset + c.length] for c in wanted]
+        for chunk, piece in zip(wanted, pieces, strict=True):
+            if blake3(piece).digest() != chunk.digest:
+                raise CorruptError(f"frame {index} holds what was not signed")
+        for chunk, piece in zip(wanted, pieces, strict=True):
+            for file, place in self._places.pop(chunk.digest):
+                self._writer.write(file, place.offset, piece)
+        del self._frames[index]
+
+    def finish(self) -> None:
+        """Set the modes and make everything durable; all chunks must have arrived."""
+        assert not self._frames, "frames are missing"
+        self._writer.close()
+        paths = []
+        for file in self.files:
+            path = self.directory / file.path
+            if path.stat().st_nlink == 1:
+                path.chmod(0o555 if file.executable else 0o444)
+            paths.append(path)
+        _files.sync_files(self.directory, paths)
+
+    def close(self) -> None:
+        """Let go of open files; what is staged stays for a later attempt."""
+        self._writer.close()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _read_chunk(sources: Iterable[_Source], chunk: Chunk) -> bytes | None:
+    """The bytes of `chunk` from the first source that really has them."""
+    for source in sources:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with contextlib.suppress(OSError):
+            descriptor = os.open(source.path, flags)
+            try:
+                data = os.pread(descriptor, chunk.length, source.offset)
+            finally:
+                os.close(descriptor)
+            if blake3(data).digest() == chunk.digest:
+                return data
+    return None

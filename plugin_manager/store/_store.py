@@ -1,0 +1,386 @@
+"""The store: who reads what, and in which order things are written.
+
+    releases/<publisher>/<plugin>/<version>-<16 digits of the head's digest>/
+    manifests/<digest>      heads, as they came in front of their bundles
+    generations/, current   see _generations
+    staging/<digest>/       see _staging
+    trust/                  the trust module's own
+    lock, lock-holder       one writer at a time; readers take no lock
+
+Objects are written first, then the head, then the generation, then `current`; so whatever
+`current` leads to exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from attrs import evolve
+from filelock import FileLock, Timeout
+
+from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
+from plugin_manager.errors import (
+    CorruptError,
+    InvalidInputError,
+    LockedError,
+    NoSpaceError,
+    NotFoundError,
+)
+from plugin_manager.manifest import File, Manifest
+from plugin_manager.model import Digest, PluginName, Release
+from plugin_manager.store import _files, _generations
+from plugin_manager.store._generations import EMPTY, Active, Generation
+from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
+from plugin_manager.store._verify import Fault, foreign_files, release_faults
+
+__all__ = ["Store"]
+
+_ROOM_MARGIN = 1.2  # of what will be written: file systems need room for themselves
+_LOCK_NOTICE_SECONDS = 1.0
+
+
+class Store:
+    """The local store in `directory`, which need not exist yet.
+
+    Reading takes no lock. Writing methods say so, and must be called within `writing`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = FileLock(directory / "lock")
+
+    @property
+    def trust_directory(self) -> Path:
+        """Where the trust module keeps its metadata."""
+        return self.directory / "trust"
+
+    # --- the writer's lock -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(
+        self,
+        *,
+        timeout_seconds: float = -1,
+        waiting: Callable[[str], None] = lambda _: None,
+    ) -> Iterator[None]:
+        """Hold the writer's lock, which the kernel frees when this process dies.
+
+        Calls `waiting(holder)` once if it has to wait; raises LockedError after `timeout_seconds`
+        (negative: never).
+        """
+        with _files.disk_errors(self.directory):
+            _files.make_directories(self.directory)
+            self._acquire(timeout_seconds, waiting)
+        try:
+            with _files.disk_errors(self.directory):
+                self._prepare()
+                yield
+        finally:
+            self._lock.release()
+
+    def _acquire(self, timeout_seconds: float, waiting: Callable[[str], None]) -> None:
+        first = min(_LOCK_NOTICE_SECONDS, timeout_seconds) if timeout_seconds >= 0 else 1.0
+        try:
+            try:
+                self._lock.acquire(timeout=first)
+            except Timeout:
+                waiting(self._holder())
+                rest = timeout_seconds - first if timeout_seconds >= 0 else -1
+                self._lock.acquire(timeout=rest)
+        except Timeout as error:
+            raise LockedError(
+                f"the store {self.directory} is locked by {self._holder()}",
+                remedy="Wait for it to finish, or allow a longer --lock-timeout.",
+                holder=self._holder(),
+            ) from error
+        command = " ".join(sys.argv[:3])[:200]
+        (self.directory / "lock-holder").write_text(f"process {os.getpid()} ({command})")
+
+    def _holder(self) -> str:
+        try:
+            return (self.directory / "lock-holder").read_text(errors="replace")[:300]
+        except OSError:
+            return "another process"
+
+    def _prepare(self) -> None:
+        for name in ("releases", "manifests", "generations", "staging"):
+            _files.make_directories(self.directory / name)
+        if not self._current_path.exists() and not any((self.directory / "generations").iterdir()):
+            self._switch(EMPTY)
+
+    # --- generations -------------------------------------------------------------------------
+
+    @property
+    def _current_path(self) -> Path:
+        return self.directory / "current"
+
+    def _generation_path(self, number: int) -> Path:
+        return self.directory / "generations" / f"{number}.json"
+
+    def current(self) -> Generation:
+        """The current generation (the empty one in a new store); raises CorruptError."""
+        with _files.disk_errors(self.directory):
+            try:
+                data = _files.read_small(self._current_path, 4096)
+            except FileNotFoundError:
+                if not self.numbers():
+                    return EMPTY
+                raise CorruptError(
+                    "current is missing",
+                    paths=("current",),
+                    remedy="Run 'pluginctl repair' to go on from the newest good generation.",
+                ) from None
+        number, digest = _generations.parse_current(data, "current")
+        generation, found = self._read_generation(number)
+        if _generations.render_current(number, found) != data:
+            raise CorruptError(
+                f"generations/{number}.json is not the one that current names ({digest[:16]}…)",
+                paths=(f"generations/{number}.json", "current"),
+                remedy="Run 'pluginctl repair'.",
+            )
+        return generation
+
+    def numbers(self) -> list[int]:
+        """The numbers of the generations on disk, newest first; files may be damaged."""
+        try:
+            names = os.listdir(self.directory / "generations")  # noqa: PTH208 - only names needed
+        except FileNotFoundError:
+            return []
+        stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted((int(s) for s in stems if s.isdecimal() and s.isascii()), reverse=True)
+
+    def generation(self, number: int) -> Generation:
+        """The generation `number`; raises NotFoundError or CorruptError."""
+        return self._read_generation(number)[0]
+
+    def _read_generation(self, number: int) -> tuple[Generation, bytes]:
+        name = f"generations/{number}.json"
+        if number == 0:
+            return EMPTY, _generations.render(EMPTY)
+        try:
+            data = _files.read_small(
+                self._generation_path(number), _generations.MAX_GENERATION_BYTES
+            )
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no generation {number}", number=number) from None
+        generation = _generations.parse(data, name)
+        if generation.number != number:
+            raise CorruptError(f"{name} is generation {generation.number}", paths=(name,))
+        return generation, data
+
+    def history(self) -> list[Generation]:
+        """The readable generations up to the current one, newest first."""
+        newest = self.current().number
+        found = []
+        for number in self.numbers():
+            if number <= newest:
+                with contextlib.suppress(CorruptError, NotFoundError):
+                    found.append(self.generation(number))
+        return found
+
+    def activate(
+        self, changes: Mapping[PluginName, Active | None], action: str, now: datetime
+    ) -> Generation:
+        """Make a new generation with `changes` (None: no longer active) current. Writes."""
+        current = self.current()
+        active = {**current.active, **changes}
+        generation = Generation(
+            number=current.number + 1,
+            created=now.replace(microsecond=0),
+            action=action,
+            active={name: entry for name, entry in active.items() if entry is not None},
+        )
+        for entry in generation.active.values():
+            if not self._head_path(entry.digest).exists():
+                raise CorruptError(
+                    f"{entry.release}: its manifest is missing",
+                    paths=(f"manifests/{entry.digest}",),
+                    remedy=f"Run 'pluginctl repair {entry.release.plugin}'.",
+                )
+        self._switch(generation)
+        return generation
+
+    def _switch(self, generation: Generation) -> None:
+        data = _generations.render(generation)
+        if generation.number:
+            _files.write_atomically(self._generation_path(generation.number), data)
+        pointer = _generations.render_current(generation.number, data)
+        _files.write_atomically(self._current_path, pointer)
+
+    def recover_current(self, now: datetime) -> Generation | None:
+        """Where `current` or its generation is damaged, go on from the newest good one. Writes.
+
+        Returns the new generation, or None where nothing was wrong.
+        """
+        try:
+            self.current()
+        except (CorruptError, NotFoundError):
+            pass
+        else:
+            return None
+        numbers = self.numbers()
+        for number in numbers:
+            with contextlib.suppress(CorruptError):
+                good = self.generation(number)
+                recovered = evolve(
+                    good,
+                    number=numbers[0] + 1,
+                    created=now.replace(microsecond=0),
+                    action=f"repair: went on from generation {number}",
+                )
+                self._switch(recovered)
+                return recovered
+        raise CorruptError(
+            "no generation can be read",
+            paths=tuple(f"generations/{number}.json" for number in numbers),
+            remedy="Install the plugins again; what is on disk will be reused.",
+        )
+
+    # --- heads and releases --------------------------------------------------------------------
+
+    def _head_path(self, digest: Digest) -> Path:
+        return self.directory / "manifests" / digest
+
+    def head_bytes(self, digest: Digest) -> bytes:
+        """The head that `digest` names, its digest checked; raises CorruptError."""
+        name = f"manifests/{digest}"
+        try:
+            data = _files.read_small(self._head_path(digest), MAX_HEAD_BYTES)
+        except OSError as error:
+            raise CorruptError(
+                f"{name} is missing"
+                if isinstance(error, FileNotFoundError)
+                else f"{name}: {error}",
+                paths=(name,),
+                remedy="Run 'pluginctl repair'.",
+            ) from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CorruptError(
+                f"{name} is damaged", paths=(name,), remedy="Run 'pluginctl repair'."
+            )
+        return data
+
+    def head(self, digest: Digest) -> Head:
+        """The parsed head that `digest` names; raises CorruptError.
+
+        Its digest is checked, not its signature: good for planning, not for loading.
+        """
+        return read_head(self.head_bytes(digest), f"manifests/{digest}")
+
+    def keep_head(self, data: bytes) -> Digest:
+        """Keep a bundle's head; returns its digest. Writes."""
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        try:
+            self.head_bytes(digest)
+        except CorruptError:
+            _files.write_atomically(self._head_path(digest), data)
+        return digest
+
+    def release_directory(self, release: Release, digest: Digest) -> Path:
+        """Where the files of a release lie (or would)."""
+        plugin = release.plugin
+        return (
+            self.directory / "releases" / plugin.publisher / plugin.name
+            / f"{release.version}-{digest[:16]}"
+        )  # fmt: skip
+
+    def has(self, active: Active) -> bool:
+        """Whether the release is on disk, whole (it only ever appears whole)."""
+        return self.release_directory(active.release, active.digest).is_dir()
+
+    def faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
+        """Damaged, missing and foreign files of a release; reads and hashes all of it."""
+        directory = self.release_directory(active.release, active.digest)
+        found = release_faults(directory, manifest, manifest.files_for(tag))
+        return sorted([*found, *foreign_files(directory, manifest)], key=lambda f: f.path)
+
+    def installed_trees(self, first: PluginName) -> list[InstalledTree]:
+        """The releases on disk that chunks can be taken from, those of `first` in front."""
+        seen: dict[Digest, Active] = {}
+        with contextlib.suppress(CorruptError):
+            for generation in self.history():
+                for active in generation.active.values():
+                    seen.setdefault(active.digest, active)
+        trees = []
+        for active in sorted(seen.values(), key=lambda a: a.release.plugin != first):
+            # A damaged head only means less to reuse; verification has its own ways to say so.
+            with contextlib.suppress(CorruptError, InvalidInputError):
+                if self.has(active):
+                    directory = self.release_directory(active.release, active.digest)
+                    trees.append(InstalledTree(self.head(active.digest).manifest, directory))
+        return trees
+
+    # --- assembling ----------------------------------------------------------------------------
+
+    def _staging_path(self, digest: Digest) -> Path:
+        return self.directory / "staging" / digest
+
+    def needed(self, head: Head, files: Sequence[File]) -> Needed:
+        """What installing `files` of a release would take; writes nothing."""
+        trees = self.installed_trees(head.manifest.release.plugin)
+        return survey(head, files, self._staging_path(head.digest), trees)
+
+    def require_room(self, write_bytes: int) -> None:
+        """Raise NoSpaceError unless `write_bytes` and a margin fit on the disk."""
+        needed, free = int(write_bytes * _ROOM_MARGIN), _files.free_bytes(self.directory)
+        if needed > free:
+            raise NoSpaceError(
+                f"{self.directory} needs {needed} bytes, but the disk has {free} free",
+                needed_bytes=needed,
+                free_bytes=free,
+                remedy=f"Free {needed - free} bytes, or put the store on another disk (--store).",
+            )
+
+    @contextlib.contextmanager
+    def staging(self, head: Head, files: Sequence[File]) -> Iterator[Staging]:
+        """A staging of `files`, to `place` or `replace`, or to resume another time. Writes."""
+        trees = self.installed_trees(head.manifest.release.plugin)
+        staging = Staging(head, files, self._staging_path(head.digest), trees)
+        try:
+            yield staging
+        finally:
+            staging.close()
+
+    def place(self, staging: Staging) -> Path:
+        """Finish a staged release and move it to its place, whole. Writes."""
+        staging.finish()
+        release = staging.head.manifest.release
+        destination = self.release_directory(release, staging.head.digest)
+        _files.make_directories(destination.parent)
+        staging.directory.rename(destination)
+        _files.sync_directory(destination.parent)
+        _files.sync_directory(staging.directory.parent)
+        return destination
+
+    def replace(self, staging: Staging) -> None:
+        """Finish staged files and put each in place of its damaged one. Writes."""
+        staging.finish()
+        release = staging.head.manifest.release
+        destination = self.release_directory(release, staging.head.digest)
+        for file in staging.files:
+            target = destination / file.path
+            _make_real_parents(destination, target)
+            if target.is_dir() and not target.is_symlink():
+                # Somebody made a directory where a file belongs; keep what is in it out of the way.
+                target.rename(target.with_name(f"{_files.TEMPORARY_PREFIX}{target.name}"))
+            (staging.directory / file.path).replace(target)
+            _files.sync_directory(target.parent)
+        shutil.rmtree(staging.directory)
+
+
+def _make_real_parents(top: Path, path: Path) -> None:
+    """Make the directories between `top` and `path`; links and files in their place give way."""
+    if path.parent == top:
+        _files.make_directories(top)
+        return
+    _make_real_parents(top, path.parent)
+    if path.parent.is_symlink() or not path.parent.is_dir():
+        path.parent.unlink(missing_ok=True)
+        _files.make_directories(path.parent)
