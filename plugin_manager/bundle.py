@@ -78,7 +78,9 @@ def read_head(data: bytes, where: str = "bundle") -> Head:
     try:
         raw = _decode(memoryview(data)[HEAD_PREFIX.size :], manifest_format.MAX_MANIFEST_BYTES)
     except (zstandard.ZstdError, ValueError) as error:
-        raise InvalidInputError(f"{where}: manifest cannot be decoded ({error})") from error
+        raise InvalidInputError(
+            f"{where}: manifest cannot be decoded ({error})", where=where
+        ) from error
     parsed = manifest_format.parse(raw, where)
     return Head(parsed, len(data), Digest(hashlib.sha256(data).hexdigest()))
 

@@ -110,7 +110,7 @@ def render(catalogue: Catalogue) -> bytes:
 def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     """The catalogue in `data`; raises InvalidInputError naming `where` and every fault's place."""
     if len(data) > MAX_CATALOGUE_BYTES:
-        raise InvalidInputError(f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes")
+        raise InvalidInputError(f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes", where=where)
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -159,9 +159,12 @@ def _entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | No
 
 def _moment(text: str) -> datetime:
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise InvalidInputError(f"{text!r} is not a time such as 2026-11-20T12:00:00Z") from error
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None or utc_text(moment) != text:  # one spelling a moment, in whole seconds
+        raise InvalidInputError(f"{text!r} is not a time such as 2026-11-20T12:00:00Z")
+    return moment
 
 
 def _kind(text: str) -> WithdrawalKind:

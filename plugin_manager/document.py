@@ -16,6 +16,7 @@ __all__ = ["Document"]
 T = TypeVar("T")
 
 MAX_TEXT = 10_000
+MAX_SHOWN_PLACE = 300
 
 
 class Document:
@@ -33,11 +34,14 @@ class Document:
             self.value: Mapping[str, object] = value
         else:
             self.value = {}
-            self.fault("", f"must be a table, not {_kind(value)}")
+            odd = "one with keys that are not text" if isinstance(value, Mapping) else _kind(value)
+            self.fault("", f"must be a table, not {odd}")
 
     def fault(self, key: str, what: str) -> None:
         """Record that the value at `key` (relative to this document) is wrong."""
         path = f"{self.place}.{key}" if self.place and key else self.place or key
+        if not path.isprintable() or len(path) > MAX_SHOWN_PLACE:  # keys are anybody's text
+            path = ascii(path[:MAX_SHOWN_PLACE])
         self.faults.append(f"{path}: {what}" if path else what)
 
     def _get(self, key: str, kind: type[T], word: str, default: T | None) -> T | None:
@@ -58,6 +62,9 @@ class Document:
         if value is not None and len(value) > longest:
             self.fault(key, f"is longer than {longest} characters")
             return ""
+        if value and not _encodable(value):
+            self.fault(key, "is not valid Unicode")
+            return ""
         return value or ""
 
     def parsed(self, key: str, parse: Callable[[str], T], default: T | None = None) -> T | None:
@@ -72,15 +79,11 @@ class Document:
         text = self.text(key)
         if len(self.faults) > before:
             return default
-        value = self._apply(key, text, parse)
-        return default if value is None else value
-
-    def _apply(self, key: str, text: str, parse: Callable[[str], T]) -> T | None:
         try:
             return parse(text)
         except InvalidInputError as error:
             self.fault(key, str(error))
-            return None
+            return default
 
     def integer(
         self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**63 - 1
@@ -103,7 +106,7 @@ class Document:
     def texts(self, key: str, default: list[str] | None = None) -> list[str]:
         """The list of strings at `key`."""
         value = self._get(key, list, "a list", default) or []
-        good = [item for item in value if isinstance(item, str)]
+        good = [item for item in value if isinstance(item, str) and _encodable(item)]
         if len(good) != len(value):
             self.fault(key, "must hold only text")
         return good
@@ -112,11 +115,13 @@ class Document:
         self, key: str, parse: Callable[[str], T], default: list[str] | None = None
     ) -> tuple[T, ...]:
         """The list of strings at `key`, each after `parse`."""
-        found = (
-            self._apply(f"{key}[{index}]", text, parse)
-            for index, text in enumerate(self.texts(key, default))
-        )
-        return tuple(item for item in found if item is not None)
+        found = []
+        for index, text in enumerate(self.texts(key, default)):
+            try:
+                found.append(parse(text))
+            except InvalidInputError as error:
+                self.fault(f"{key}[{index}]", str(error))
+        return tuple(found)
 
     def table(self, key: str, *, required: bool = False) -> Document:
         """The mapping at `key` as a document of its own (empty where it is absent)."""
@@ -144,9 +149,10 @@ class Document:
 
     def check_format(self, supported: int, where: str) -> None:
         """Raise InvalidInputError unless the document's `format` is `supported`."""
-        if self.integer("format") != supported:
+        if self.integer("format") != supported and not self.faults:
             self.faults.append(f"format: this program reads format {supported} only")
             self.finish(where, remedy="Install a newer plugin manager.")
+        self.finish(where)
 
     def _check_unknown(self) -> None:
         for key in self.value:
@@ -165,6 +171,14 @@ class Document:
             self._check_unknown()
         if self.faults:
             raise InvalidInputError.of(where, self.faults, remedy=remedy)
+
+
+def _encodable(text: str) -> bool:
+    # JSON may hold halves of surrogate pairs, which no terminal, file or network takes.
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _kind(value: object) -> str:

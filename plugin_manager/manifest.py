@@ -27,6 +27,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
+from operator import add, le, sub
 from typing import Any, NamedTuple
 
 import msgpack
@@ -63,6 +64,7 @@ __all__ = [
 FORMAT = 1
 CHUNK_DIGEST_BYTES = 32
 MAX_FRAME_BYTES = 1024 * 1024
+MAX_FRAME_OVERHEAD_BYTES = 64  # what storing adds to a frame's content is less
 MAX_FILES = 1_000_000
 MAX_CHUNKS = 16_000_000
 MAX_MANIFEST_BYTES = 1024 * 1024 * 1024
@@ -110,8 +112,7 @@ class PythonLayout:
     vendored: tuple[str, ...] = ()
 
 
-@frozen
-class File:
+class File(NamedTuple):
     """One file: `size` bytes, made of `chunk_count` of the manifest's chunks from `first_chunk` on.
 
     `tag` is "" or names the interpreter that the file is made for (`cp311`): such a file only
@@ -312,18 +313,18 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
     )
     columns = _columns(document)
     files = _files(document, columns)
+    requirements, needs = parse_requires(requires)
+    described = About(
+        summary=about.text("summary", ""),
+        description=about.text("description", "", longest=100_000),
+        license=about.text("license", ""),
+        homepage=about.text("homepage", ""),
+    )
     document.finish(where)
     assert release is not None  # or finish had raised
-    requirements, needs = parse_requires(requires)
-    document.finish(where)
     return Manifest(
         release=release,
-        about=About(
-            summary=about.text("summary", ""),
-            description=about.text("description", "", longest=100_000),
-            license=about.text("license", ""),
-            homepage=about.text("homepage", ""),
-        ),
+        about=described,
         requirements=requirements,
         needs=needs,
         entry_points=entry_points,
@@ -404,17 +405,26 @@ def _columns(document: Document) -> Columns:
         if not 0 < size <= MAX_FRAME_BYTES:
             frames.fault(f"content_lengths[{index}]", f"must be from 1 to {MAX_FRAME_BYTES}")
             break
-    if 0 in columns.frame_lengths:
-        frames.fault("lengths", "a frame has no bytes")
     if document.faults:
         return columns
     sizes = columns.frame_content_lengths
-    for index, (length, frame, offset) in enumerate(
-        zip(columns.lengths, columns.frames, columns.offsets, strict=True)
-    ):
-        if length == 0 or frame >= len(sizes) or offset + length > sizes[frame]:
-            chunks.fault(f"lengths[{index}]", "the chunk does not lie within a frame")
+    for index, (length, size) in enumerate(zip(columns.frame_lengths, sizes, strict=True)):
+        if not 0 < length <= size + MAX_FRAME_OVERHEAD_BYTES:
+            frames.fault(f"lengths[{index}]", f"cannot be the length of a frame of {size} bytes")
             break
+    # Without a loop of Python: models have tens of thousands of chunks, and this is on every load.
+    if not (
+        max(columns.frames, default=-1) < len(sizes)
+        and 0 not in columns.lengths
+        and all(
+            map(
+                le,
+                map(add, columns.offsets, columns.lengths),
+                map(sizes.__getitem__, columns.frames),
+            )
+        )
+    ):
+        chunks.fault("lengths", "a chunk does not lie within a frame")
     return columns
 
 
@@ -433,6 +443,8 @@ def _files(document: Document, columns: Columns) -> tuple[File, ...]:
         table.fault("paths", f"more than {MAX_FILES} files")
     if sum(counts) != len(columns.lengths):
         table.fault("chunk_counts", "do not add up to the number of chunks")
+    if tags != sorted(set(filter(None, tags))):
+        table.fault("tags", "must be distinct, sorted and not empty")
     if max(tag_column, default=0) > len(tags):
         table.fault("tag", "names a tag that is not there")
     if max(chunking_column, default=-1) >= len(chunkings):
@@ -445,17 +457,19 @@ def _files(document: Document, columns: Columns) -> tuple[File, ...]:
         return ()
     starts = list(accumulate(counts, initial=0))
     offsets = list(accumulate(columns.lengths, initial=0))
+    bounds = [offsets[start] for start in starts]
+    tag_names = ["", *tags]
     return tuple(
-        File(
-            path=path,
-            size=offsets[starts[index] + counts[index]] - offsets[starts[index]],
-            executable=bool(executable[index]),
-            tag=tags[tag_column[index] - 1] if tag_column[index] else "",
-            chunking=chunkings[chunking_column[index]],
-            first_chunk=starts[index],
-            chunk_count=counts[index],
+        map(
+            File,
+            paths,
+            map(sub, bounds[1:], bounds),
+            map(bool, executable),
+            map(tag_names.__getitem__, tag_column),
+            map(chunkings.__getitem__, chunking_column),
+            starts,
+            counts,
         )
-        for index, path in enumerate(paths)
     )
 
 
@@ -478,12 +492,27 @@ def _chunkings(document: Document) -> list[Chunking]:
     return found
 
 
+def _may_collide(paths: Sequence[BundlePath]) -> bool:
+    """Whether two files, two spellings of directories, or one of each, fold to the same name."""
+    directories: set[str] = set()
+    for path in {path.rpartition("/")[0] for path in paths}:
+        parent = path
+        while parent and parent not in directories:
+            directories.add(parent)
+            parent = parent.rpartition("/")[0]
+    names = {path.folded() for path in paths}
+    names.update(BundlePath(directory).folded() for directory in directories)
+    return len(names) != len(paths) + len(directories)
+
+
 def path_collisions(paths: Sequence[BundlePath]) -> Iterator[tuple[int, str]]:
     """Each (index, what is wrong) where two paths cannot both exist on every file system.
 
     Two files whose names differ only in case (or Unicode form), or a file where another path
     needs a directory, or two directories that differ only in case.
     """
+    if not _may_collide(paths):
+        return
     seen: dict[str, str] = {}  # folded path -> how it was spelled; directories end with "/"
     for index, path in enumerate(paths):
         folded = path.folded()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -36,13 +36,31 @@ __all__ = [
 
 _NAME_PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9_+@=,()\[\]{}-][A-Za-z0-9_+@=,()\[\]{} .-]*", re.ASCII)
-_FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
-_DEVICE_NAME = re.compile(r"(?i:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)")
 _PLATFORM = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*(-[a-z0-9_]+(\.[a-z0-9_]+)*){2}", re.ASCII)
+
+# Nearly all paths are plain: no two of ` `, `.`, `/` side by side, none at an end. One match and
+# one search prove them good; only the others are held against the rules one by one.
+_PLAIN_PATH = re.compile(
+    r"[A-Za-z0-9_+@=,()\[\]{}-]++(?:[ ./][A-Za-z0-9_+@=,()\[\]{}-]++)*+", re.ASCII
+)
+_PLAIN_DEVICE = re.compile(r"/(?:con|prn|aux|nul|com[0-9]|lpt[0-9])[./]")
+_DEVICE_NAME = re.compile(r"(?i:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)")
+# Besides what Windows refuses: C1 controls, line separators, and the marks that reorder what
+# follows them, so that a name is shown as what it is.
+_FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\\:*?"<>|]')
+# Unicode's Default_Ignorable_Code_Point: file systems that ignore case (HFS+, ext4's casefold)
+# ignore these too when they compare names.
+_IGNORABLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 
 MAX_PATH_PART_BYTES = 255
 MAX_PATH_BYTES = 1024
+MAX_VERSION = 64  # characters: versions become parts of file names
+MAX_SPECIFIER = 1000
+MAX_PLATFORM = 150
 
 
 @frozen(order=True)
@@ -73,6 +91,11 @@ class PluginName:
                 f"{text!r} is not a {what} name",
                 remedy="Use 1 to 64 of a-z, 0-9 and '-', neither beginning nor ending with '-'.",
             )
+        if _DEVICE_NAME.fullmatch(text):  # it becomes a directory of the store
+            raise InvalidInputError(
+                f"{text!r} cannot be a {what} name: it names a device on Windows",
+                remedy="Choose another name.",
+            )
         return text
 
     def __str__(self) -> str:
@@ -81,6 +104,8 @@ class PluginName:
 
 def parse_version(text: str) -> Version:
     """The PEP 440 version in `text`, which must be in normal form; raises InvalidInputError."""
+    if len(text) > MAX_VERSION:
+        raise InvalidInputError(f"version {text[:20]!r}... is longer than {MAX_VERSION} characters")
     try:
         version = Version(text)
     except InvalidVersion as error:
@@ -97,6 +122,10 @@ def parse_version(text: str) -> Version:
 
 def parse_specifier(text: str) -> SpecifierSet:
     """The PEP 440 version specifiers in `text` ("" is any); raises InvalidInputError."""
+    if len(text) > MAX_SPECIFIER:  # also keeps numbers below the 4,300 digits that int() takes
+        raise InvalidInputError(
+            f"version specifier {text[:20]!r}... is longer than {MAX_SPECIFIER} characters"
+        )
     try:
         return SpecifierSet(text)
     except InvalidSpecifier as error:
@@ -116,7 +145,7 @@ class Platform(str):
     @classmethod
     def parse(cls, text: str) -> Platform:
         """The platform in `text`; raises InvalidInputError."""
-        if text != "any" and not _PLATFORM.fullmatch(text):
+        if text != "any" and not (len(text) <= MAX_PLATFORM and _PLATFORM.fullmatch(text)):
             raise InvalidInputError(
                 f"{text!r} is not a platform",
                 remedy="Write 'any' or a tag such as cp311-cp311-manylinux_2_17_x86_64.",
@@ -144,8 +173,8 @@ class BundlePath(str):
     r"""The relative path of a file in a bundle, safe to create on every common file system.
 
     Parts are joined by `/`, in NFC, at most 255 bytes each and 1,024 together; none is empty,
-    `.` or `..`, ends with a dot or a space, names a device, or holds a control character or one of
-    `\ : * ? " < > |`.
+    `.` or `..`, ends with a dot or a space, names a device, or holds a control character, a mark
+    that reorders text, or one of `\ : * ? " < > |`.
     """
 
     __slots__ = ()
@@ -153,6 +182,9 @@ class BundlePath(str):
     @classmethod
     def parse(cls, text: str) -> BundlePath:
         """The path in `text`; raises InvalidInputError saying which rule it breaks."""
+        plain = _PLAIN_PATH.fullmatch(text) and len(text) <= MAX_PATH_PART_BYTES
+        if plain and not _PLAIN_DEVICE.search(f"/{text.lower()}/"):
+            return cls(text)
         if fault := _path_fault(text):
             raise InvalidInputError(f"file name {text!r} {fault}", remedy="Rename the file.")
         return cls(text)
@@ -168,7 +200,9 @@ class BundlePath(str):
 
 
 def _fold(text: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    # Unicode 3.13, D145 (canonical caseless match), without what is ignorable.
+    plain = _IGNORABLE.sub("", unicodedata.normalize("NFD", text))
+    return unicodedata.normalize("NFC", plain.casefold())
 
 
 def _path_fault(text: str) -> str:
@@ -180,26 +214,23 @@ def _path_fault(text: str) -> str:
         return f"is longer than {MAX_PATH_BYTES} bytes"
     if not text.isascii() and unicodedata.normalize("NFC", text) != text:
         return "is not in Unicode's normal form NFC"
-    for part in text.split("/"):
-        # Most names are plain; only the others need the slow rules one by one.
-        if not _PLAIN_PATH.fullmatch(part) and (fault := _odd_part_fault(part)):
-            return fault
-        if part[-1] in ". ":
-            return f"has a part ending with a dot or a space ({part!r})"
-        if len(part) > MAX_PATH_PART_BYTES // 4 and len(part.encode()) > MAX_PATH_PART_BYTES:
-            return f"has a part longer than {MAX_PATH_PART_BYTES} bytes"
-        if _DEVICE_NAME.fullmatch(part.split(".", 1)[0].rstrip(" ")):
-            return f"has a part that names a device on Windows ({part!r})"
-    return ""
+    return next(filter(None, map(_part_fault, text.split("/"))), "")
 
 
-def _odd_part_fault(part: str) -> str:
+def _part_fault(part: str) -> str:
     if part == "":
         return "is empty, absolute, or has an empty part"
-    if part in {".", ".."}:
+    visible = part if part.isascii() else _IGNORABLE.sub("", part)
+    if visible in {"", ".", ".."}:
         return f"has a part {part!r}"
     if match := _FORBIDDEN_IN_PATH.search(part):
         return f"holds the character {match.group()!r}"
+    if part[-1] in ". ":
+        return f"has a part ending with a dot or a space ({part!r})"
+    if len(part.encode()) > MAX_PATH_PART_BYTES:
+        return f"has a part longer than {MAX_PATH_PART_BYTES} bytes"
+    if _DEVICE_NAME.fullmatch(part.split(".", 1)[0].rstrip(" ")):
+        return f"has a part that names a device on Windows ({part!r})"
     return ""
 
 
@@ -263,25 +294,40 @@ class Withdrawal:
 class EntryPoint:
     """A named object that a plugin offers, as in Python packaging: `group`, `name`, `value`.
 
-    `value` is `module`, or `module:attribute.path`.
+    `value` is `module`, or `module:attribute.path`. `group` and `name` can be written as a line of
+    `entry_points.txt`: neither holds `=`, a bracket, a line break or anything unprintable.
     """
+
+    _LABEL = re.compile(r"[^\s=\[\]#;](?:[^=\[\]]*[^\s=\[\]])?")
 
     group: str
     name: str
     value: str
 
-    _VALUE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?", re.ASCII)
+    # Old wheels may add extras in brackets, which mean nothing here.
+    _VALUE = re.compile(
+        r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\s*"
+        r"(?::\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\s*)?(?:\[[^\[\]]*\])?",
+        re.ASCII,
+    )
 
     @classmethod
     def parse(cls, group: str, name: str, value: str) -> Self:
         """The entry point; raises InvalidInputError."""
-        normal = re.sub(r"\s*(\[.*\])?\s*$", "", value).replace(" ", "")
-        if not cls._VALUE.fullmatch(normal):
+        for text in (group, name):
+            if not cls._LABEL.fullmatch(text) or not text.isprintable():
+                raise InvalidInputError(
+                    f"{text!r} cannot be the group or name of an entry point",
+                    remedy="Use letters, digits, '_', '-' and '.'.",
+                )
+        match = cls._VALUE.fullmatch(value.strip())
+        if not match:
             raise InvalidInputError(
                 f"entry point {group}:{name} has the value {value!r}",
                 remedy="Write module or module:attribute.",
             )
-        return cls(group, name, normal)
+        module, attribute = match.groups()
+        return cls(group, name, f"{module}:{attribute}" if attribute else module)
 
     @property
     def module(self) -> str:
@@ -312,21 +358,24 @@ class Host:
     """The facts about this machine and application that releases are matched against.
 
     `version` is the host application's own (None: unknown, matches only what asks for nothing);
-    `tags` are the `packaging` tags that this interpreter accepts, as text; `bytecode_tag` is the
-    manifest tag of files made for this very interpreter (`cp311`); `memory_bytes` is physical
-    memory (None: unknown, passes); `free_disk_bytes` likewise.
+    `tags` are the `packaging` tags that this interpreter accepts, as text, most specific first;
+    `bytecode_tag` is the manifest tag of files made for this very interpreter (`cp311`);
+    `memory_bytes` is physical memory (None: unknown, passes); `free_disk_bytes` likewise.
     """
 
     python: Version
-    tags: frozenset[str]
+    tags: tuple[str, ...]
     bytecode_tag: str
     version: Version | None = None
     memory_bytes: int | None = None
     free_disk_bytes: int | None = None
 
-    def accepts(self, platform: str) -> bool:
-        """Whether a release for `platform` runs on this host."""
-        return platform == ANY or not self.tags.isdisjoint(_expand(platform))
+    def rank(self, platform: str) -> int | None:
+        """How well a release for `platform` fits, 0 being best; None: it does not run here."""
+        if platform == ANY:
+            return len(self.tags)
+        wanted = set(_expand(platform))
+        return next((rank for rank, tag in enumerate(self.tags) if tag in wanted), None)
 
 
 def _expand(platform: str) -> Iterable[str]:
@@ -340,5 +389,6 @@ def _expand(platform: str) -> Iterable[str]:
 
 
 def utc_text(moment: datetime) -> str:
-    """`moment` (aware) as `2026-11-20T12:00:00Z`."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """`moment` (aware) as `2026-11-20T12:00:00Z`, in whole seconds."""
+    # Not strftime: its %Y has fewer than four digits before the year 1000 on some systems.
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"

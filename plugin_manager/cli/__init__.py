@@ -29,7 +29,7 @@ class _Commands(click.Group):
             command: click.Command = import_module("plugin_manager.cli._repo").repo
             return command
         if cmd_name in self._CLIENT:
-            commands = import_module("plugin_manager.cli._client").COMMANDS
+            commands: list[click.Command] = import_module("plugin_manager.cli._client").COMMANDS
             return next(command for command in commands if command.name == cmd_name)
         return super().get_command(ctx, cmd_name)
 

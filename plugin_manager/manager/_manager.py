@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Self
+from urllib.parse import quote
 
 from attrs import evolve, frozen
 from packaging.version import Version
@@ -24,6 +26,7 @@ from plugin_manager.catalogue import Catalogue, CatalogueEntry
 from plugin_manager.errors import (
     CorruptError,
     IncompatibleHostError,
+    InvalidInputError,
     NotFoundError,
     PluginManagerError,
     RefusedError,
@@ -32,12 +35,12 @@ from plugin_manager.errors import (
 from plugin_manager.loader import LoadedPlugin
 from plugin_manager.loader import load as load_release
 from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Progress, Step
-from plugin_manager.manifest import Manifest
+from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
 from plugin_manager.settings import Settings, from_environment
 from plugin_manager.store import Active, Damage, Fault, Generation, Store
 from plugin_manager.transfer import Policy, Span, Transfer
-from plugin_manager.trust import BundleTarget, Expiry, Trust, Vouching
+from plugin_manager.trust import BundleTarget, Expiry, Trust, Update, Vouching
 
 __all__ = ["Inspection", "PluginManager"]
 
@@ -236,6 +239,17 @@ class PluginManager:
         self._loaded[plugin] = load_release(manifest, directory)
         return self._loaded[plugin]
 
+    def close(self) -> None:
+        """Unload every plugin that this manager loaded, those that require others first."""
+        while self._loaded:
+            self._loaded.popitem()[1].unload()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     # --- planning ------------------------------------------------------------------------------
 
     def plan_install(self, *requests: str | PluginRequirement) -> Plan:
@@ -244,10 +258,7 @@ class PluginManager:
         Fresh metadata is kept; no plugin changes. What else is installed stays where it is unless
         a request cannot be met otherwise.
         """
-        wanted = [
-            request if isinstance(request, PluginRequirement) else PluginRequirement.parse(request)
-            for request in requests
-        ]
+        wanted = _requirements(requests)
         action = "install " + ", ".join(str(requirement) for requirement in wanted)
         return self._plan_online(action, wanted, upgrade=())
 
@@ -263,7 +274,8 @@ class PluginManager:
         )
         free = [plugin for plugin in plugins if plugin not in held]
         action = "upgrade " + ", ".join(str(plugin) for plugin in free)
-        return evolve(self._plan_online(action, [], upgrade=free), notes=notes)
+        plan = self._plan_online(action, [], upgrade=free)
+        return evolve(plan, notes=(*notes, *plan.notes))
 
     def _plan_online(
         self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
@@ -276,13 +288,14 @@ class PluginManager:
             steps, notes = [], []
             for plugin, entry in sorted(chosen.items()):
                 before = generation.active.get(plugin)
-                if before and before.release == entry.release:
-                    continue
-                steps.append(self._step(vouching, entry.release, before))
-                if entry.yanked and entry.withdrawal:
+                if entry.withdrawal:
+                    stays = ", and stays: no other release fits" if entry.blocked else ""
                     notes.append(
-                        f"{entry.release} was yanked by its publisher: {entry.withdrawal.reason}"
+                        f"{entry.release} was {entry.withdrawal.kind} by its publisher: "
+                        f"{entry.withdrawal.reason}{stays}"
                     )
+                if not before or before.release != entry.release:
+                    steps.append(self._step(vouching, entry.release, before))
             return Plan(action, generation.number, tuple(steps), tuple(notes))
 
     def _resolve(
@@ -294,20 +307,38 @@ class PluginManager:
         installed = {plugin: active.release for plugin, active in generation.active.items()}
         held = {plugin for plugin, active in generation.active.items() if active.held}
         with self._trust.update() as update:
-            # All that may be loaded or rolled back to later keeps a complete chain.
-            for plugin in sorted(self._known()):
-                update.catalogue(plugin)
+            self._keep_chains(update)
+            named = {request.plugin for request in requests}
+
+            def catalogue(plugin: PluginName) -> Catalogue:
+                try:
+                    return update.catalogue(plugin)
+                except (NotFoundError, UntrustedError, InvalidInputError):
+                    # A plugin that nobody asked about stays as it is, whatever its publisher did.
+                    if plugin in named or plugin not in installed:
+                        raise
+                    with suppress(PluginManagerError):
+                        return self._trust.local().catalogue(plugin)
+                    raise
+
             return resolver.resolve(
                 requests,
                 installed=installed,
                 held=held,
                 upgrade=set(upgrade),
-                catalogue=update.catalogue,
+                catalogue=catalogue,
                 host=self.host,
             )
 
-    def _known(self) -> set[PluginName]:
-        return {plugin for past in self._store.history() for plugin in past.active}
+    def _keep_chains(self, update: Update) -> None:
+        """Have the chain of every plugin that may be loaded or rolled back to later.
+
+        One publisher's lapse is no reason to keep the others' news away; where that very plugin is
+        asked for, the error comes again.
+        """
+        for plugin in sorted({plugin for past in self._store.history() for plugin in past.active}):
+            with suppress(NotFoundError, UntrustedError, InvalidInputError):
+                update.catalogue(plugin)
 
     def _step(self, vouching: Vouching, release: Release, before: Active | None) -> Step:
         target = vouching.target(release)
@@ -324,7 +355,8 @@ class PluginManager:
                     bundle_path=target.path, needed=needed)  # fmt: skip
 
     def _bundle_url(self, path: str) -> str:
-        return f"{self.settings.base_url()}targets/{path}"
+        # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
+        return f"{self.settings.base_url()}targets/{quote(path)}"
 
     def _fetch_head(self, target: BundleTarget) -> bytes:
         url = self._bundle_url(target.path)
@@ -448,7 +480,7 @@ class PluginManager:
     def _assemble(
         self,
         head: Head,
-        files: Sequence[object],
+        files: Sequence[File],
         bundle_path: str,
         *,
         whole: bool,
@@ -484,8 +516,9 @@ class PluginManager:
 
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
+        wanted = _requirements(requests)  # a typing error need not wait for the lock
         with self._writing():
-            plan = self.plan_install(*requests)
+            plan = self.plan_install(*wanted)
             self.apply(plan)
         return plan
 
@@ -556,6 +589,9 @@ class PluginManager:
                 return []
             try:
                 vouching = self._trust.local()
+                for active in chosen:
+                    vouching.target(active.release)
+                    vouching.catalogue(active.release.plugin)
             except (CorruptError, UntrustedError, NotFoundError):
                 vouching = self._refetch_metadata()
             return [self._repair(vouching, active) for active in chosen]
@@ -563,8 +599,7 @@ class PluginManager:
     def _refetch_metadata(self) -> Vouching:
         self.settings.base_url()
         with self._trust.update() as update:
-            for plugin in sorted(self._known()):
-                update.catalogue(plugin)
+            self._keep_chains(update)
         return self._trust.local()
 
     def _repair(self, vouching: Vouching, active: Active) -> Inspection:
@@ -581,6 +616,13 @@ class PluginManager:
         if files:
             self._assemble(head, files, target.path, whole=not self._store.has(active))
         return evolve(found, faults=tuple(faults))
+
+
+def _requirements(requests: Iterable[str | PluginRequirement]) -> list[PluginRequirement]:
+    return [
+        request if isinstance(request, PluginRequirement) else PluginRequirement.parse(request)
+        for request in requests
+    ]
 
 
 def _plugin(name: str | PluginName) -> PluginName:

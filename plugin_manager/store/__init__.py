@@ -7,6 +7,7 @@ from plugin_manager.store._verify import (
     Damage,
     Fault,
     foreign_files,
+    open_verified,
     read_verified,
     release_faults,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Staging",
     "Store",
     "foreign_files",
+    "open_verified",
     "read_verified",
     "release_faults",
 ]

@@ -230,7 +230,7 @@ class Staging:
         return False
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
-        """The frames that are still missing: (index, start, stop), bytes of the bundle, in order."""
+        """The frames that are still missing, in order: (index, start, stop) in the bundle."""
         for index in sorted(self._frames):
             yield index, *self.head.frame_span(index)
 

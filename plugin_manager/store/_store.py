@@ -16,13 +16,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from attrs import evolve
 from filelock import FileLock, Timeout
 
 from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
@@ -83,6 +83,8 @@ class Store:
                 self._prepare()
                 yield
         finally:
+            if self._lock.lock_counter == 1:
+                (self.directory / "lock-holder").unlink(missing_ok=True)
             self._lock.release()
 
     def _acquire(self, timeout_seconds: float, waiting: Callable[[str], None]) -> None:
@@ -100,7 +102,7 @@ class Store:
                 remedy="Wait for it to finish, or allow a longer --lock-timeout.",
                 holder=self._holder(),
             ) from error
-        command = " ".join(sys.argv[:3])[:200]
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:200]
         (self.directory / "lock-holder").write_text(f"process {os.getpid()} ({command})")
 
     def _holder(self) -> str:
@@ -217,7 +219,8 @@ class Store:
     def recover_current(self, now: datetime) -> Generation | None:
         """Where `current` or its generation is damaged, go on from the newest good one. Writes.
 
-        Returns the new generation, or None where nothing was wrong.
+        Where none can be read, from the newest whole release of each plugin. Returns the new
+        generation, or None where nothing was wrong.
         """
         try:
             self.current()
@@ -226,22 +229,32 @@ class Store:
         else:
             return None
         numbers = self.numbers()
+        good = EMPTY
         for number in numbers:
-            with contextlib.suppress(CorruptError):
+            with contextlib.suppress(CorruptError, NotFoundError):
                 good = self.generation(number)
-                recovered = evolve(
-                    good,
-                    number=numbers[0] + 1,
-                    created=now.replace(microsecond=0),
-                    action=f"repair: went on from generation {number}",
-                )
-                self._switch(recovered)
-                return recovered
-        raise CorruptError(
-            "no generation can be read",
-            paths=tuple(f"generations/{number}.json" for number in numbers),
-            remedy="Install the plugins again; what is on disk will be reused.",
+                break
+        origin = f"generation {good.number}" if good.number else "what is on disk"
+        recovered = Generation(
+            number=max(numbers, default=0) + 1,
+            created=now.replace(microsecond=0),
+            action=f"repair: went on from {origin}",
+            active=good.active if good.number else self._newest_on_disk(),
         )
+        self._switch(recovered)
+        return recovered
+
+    def _newest_on_disk(self) -> dict[PluginName, Active]:
+        """The newest release of each plugin that is whole on disk: all that is left to go by."""
+        found: dict[PluginName, Active] = {}
+        for path in sorted((self.directory / "manifests").iterdir()):
+            with contextlib.suppress(CorruptError, InvalidInputError):
+                head = self.head(Digest.parse(path.name))
+                active = Active(head.manifest.release, head.digest)
+                best = found.get(active.release.plugin)
+                if self.has(active) and (best is None or active.release > best.release):
+                    found[active.release.plugin] = active
+        return found
 
     # --- heads and releases --------------------------------------------------------------------
 
@@ -368,8 +381,7 @@ class Store:
             target = destination / file.path
             _make_real_parents(destination, target)
             if target.is_dir() and not target.is_symlink():
-                # Somebody made a directory where a file belongs; keep what is in it out of the way.
-                target.rename(target.with_name(f"{_files.TEMPORARY_PREFIX}{target.name}"))
+                _set_aside(target)
             (staging.directory / file.path).replace(target)
             _files.sync_directory(target.parent)
         shutil.rmtree(staging.directory)
@@ -382,5 +394,11 @@ def _make_real_parents(top: Path, path: Path) -> None:
         return
     _make_real_parents(top, path.parent)
     if path.parent.is_symlink() or not path.parent.is_dir():
-        path.parent.unlink(missing_ok=True)
+        if os.path.lexists(path.parent):
+            _set_aside(path.parent)
         _files.make_directories(path.parent)
+
+
+def _set_aside(path: Path) -> None:
+    """Move what somebody put in the place of a file or directory aside; never delete it."""
+    path.rename(path.with_name(f"{_files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"))

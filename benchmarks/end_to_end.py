@@ -1,0 +1,225 @@
+"""Install, verified load, upgrade of one file and rollback: whole processes, beside plain peers.
+
+Run: .venv/bin/python -m benchmarks.end_to_end [--runs 5] [--markdown]
+Needs nginx, curl, tar and zstd. Peers in the same run, taken in turn:
+    install, upgrade   curl of the bundle(s), then `tar --zstd -x`: verifies nothing
+    load               plain import of the same packages from a directory, bytecode cached
+    rollback           a new process that replaces one symbolic link: about what starting costs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from plugin_manager.publishing import Repository
+from tests.nginx import nginx
+
+PROJECT = Path(__file__).resolve().parents[1]
+TOML = """[plugin]
+name = "bench/{name}"
+version = "{version}"
+summary = "benchmark"
+"""
+
+
+def source(work: Path, name: str, version: str, files: dict[str, bytes]) -> Path:
+    directory = work / "sources" / f"{name}-{version}"
+    for path, content in files.items():
+        target = directory / "files" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    (directory / "plugin.toml").write_text(TOML.format(name=name, version=version))
+    return directory
+
+
+def package(name: str, modules: int, seed: int, module_bytes: int) -> dict[str, bytes]:
+    """An importable package of about `modules * module_bytes` bytes of source."""
+    draw = random.Random(seed)
+    files = {
+        f"{name}/__init__.py": "".join(f"from . import m{i}\n" for i in range(modules)).encode()
+    }
+    for index in range(modules):
+        lines = [f'"""Module {index} of {name}."""']
+        while sum(map(len, lines)) < module_bytes:
+            n = draw.randrange(10**9)
+            lines.append(
+                f"def f{n}(x, y={n}):\n    return x * {n} + y if x > {n % 97} else y - {n % 89}\n"
+            )
+        files[f"{name}/m{index}.py"] = "\n".join(lines).encode()
+    return files
+
+
+class Case:
+    """One shape of repository: names of plugins, versions 1.0 and 2.0, and what to import."""
+
+    def __init__(self, title: str, work: Path, plugins: dict[str, dict[str, bytes]]) -> None:
+        self.title, self.work, self.names = title, work, list(plugins)
+        repository = Repository.create(
+            work / "repository", keys_directory=work / "keys", passphrase="x"
+        )
+        repository.add_publisher("bench")
+        self.root = work / "root.json"
+        self.root.write_bytes(repository.root_bytes())
+        self.public = repository.public
+        for name, files in plugins.items():
+            repository.publish(source(work, name, "1.0", files))
+        for name, files in list(plugins.items())[:1]:
+            changed = next(path for path in files if path.endswith("m0.py"))
+            newer = {**files, changed: files[changed] + b"\nNEW = 2\n"}
+            repository.publish(source(work, name, "2.0", newer))
+
+    def bundles(self, version: str, names: list[str]) -> list[str]:
+        """The bundles' paths below the repository's public directory."""
+        found = []
+        for name in names:
+            [path] = (self.public / "targets/bench" / name).glob(f"*.{name}-{version}-any.tar.zst")
+            found.append(path.relative_to(self.public).as_posix())
+        return found
+
+
+def run(command: list[str], **extra: object) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **extra)  # type: ignore[call-overload]
+
+
+def timed(action: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def pluginctl(case: Case, store: Path, url: str, *arguments: str) -> Callable[[], None]:
+    options = ["--store", str(store), "--repository", url, "--root", str(case.root)]
+    command = [sys.executable, "-m", "plugin_manager.cli", *options, *arguments]
+    return lambda: run(command, cwd=PROJECT)
+
+
+def curl_and_tar(url: str, bundles: list[str], destination: Path) -> Callable[[], None]:
+    def action() -> None:
+        destination.mkdir(parents=True)
+        addresses = [argument for b in bundles for argument in ("-O", url + b)]
+        run(["curl", "-sf", *addresses], cwd=destination)
+        for bundle in bundles:
+            run(["tar", "--zstd", "-xf", bundle.rpartition("/")[2]], cwd=destination)
+
+    return action
+
+
+LOAD = """
+import sys
+from plugin_manager import PluginManager
+manager = PluginManager.open(sys.argv[1], root=sys.argv[2])
+for name in sys.argv[3:]:
+    manager.load("bench/" + name).import_module("p_" + name)
+"""
+IMPORT = """
+import sys, importlib
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    importlib.import_module("p_" + name)
+"""
+LINK = """
+import os, sys
+os.symlink("x", sys.argv[1] + ".new")
+os.replace(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+
+def measure(case: Case, url: str, runs: int) -> list[tuple[str, float, float, str]]:
+    ours: dict[str, list[float]] = {}
+    peers: dict[str, list[float]] = {}
+
+    def pair(what: str, our: Callable[[], None], peer: Callable[[], None]) -> None:
+        ours.setdefault(what, []).append(timed(our))
+        peers.setdefault(what, []).append(timed(peer))
+
+    for index in range(runs + 1):  # the first round warms caches and is not counted
+        with tempfile.TemporaryDirectory(dir=case.work) as text:
+            place = Path(text)
+            store, plain = place / "store", place / "plain"
+            specs = [f"bench/{name}==1.0" for name in case.names]
+            first = case.names[:1]
+            pair(
+                "install",
+                pluginctl(case, store, url, "install", *specs),
+                curl_and_tar(url, case.bundles("1.0", case.names), plain),
+            )
+            python = [sys.executable, "-c"]
+            run([*python, IMPORT, str(plain), *case.names])  # leaves bytecode for the peer
+            pair(
+                "verified load and import",
+                lambda: run([*python, LOAD, str(store), str(case.root), *case.names], cwd=PROJECT),  # noqa: B023
+                lambda: run([*python, IMPORT, str(plain), *case.names]),  # noqa: B023
+            )
+            pair(
+                "upgrade of one file",
+                pluginctl(case, store, url, "upgrade", f"bench/{first[0]}"),
+                curl_and_tar(url, case.bundles("2.0", first), place / "plain2"),
+            )
+            link = place / "link"
+            link.symlink_to("y")
+            pair(
+                "rollback",
+                pluginctl(case, store, url, "rollback", f"bench/{first[0]}"),
+                lambda: run([*python, LINK, str(link)]),  # noqa: B023
+            )
+        if index == 0:
+            ours.clear()
+            peers.clear()
+    peer_names = {
+        "install": "curl + tar",
+        "verified load and import": "plain import",
+        "upgrade of one file": "curl + tar",
+        "rollback": "python, one symlink",
+    }
+    return [
+        (what, statistics.median(times), statistics.median(peers[what]), peer_names[what])
+        for what, times in ours.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--megabytes", type=int, default=200, help="size of the big bundle's content"
+    )
+    parser.add_argument("--plugins", type=int, default=100, help="number of small plugins")
+    arguments = parser.parse_args()
+    base = PROJECT / ".bench"
+    shutil.rmtree(base, ignore_errors=True)
+    base.mkdir()
+    big = package("p_big", 50, 1, 20_000)
+    rest = arguments.megabytes * 1_000_000 - sum(map(len, big.values()))
+    big["p_big/model.bin"] = random.Random(2).randbytes(rest)
+    small = {f"s{i}": package(f"p_s{i}", 5, i, 9_900) for i in range(arguments.plugins)}
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, median of {arguments.runs}")
+    print("\n| what | ours | peer | ratio | peer is |\n|---|---|---|---|---|")
+    for title, plugins in (
+        (f"one bundle of {arguments.megabytes} MB", {"big": big}),
+        (f"{arguments.plugins} plugins of 50 KB", small),
+    ):
+        work = base / title.replace(" ", "-")
+        work.mkdir()
+        case = Case(title, work, plugins)
+        with nginx(case.public) as (url, _):
+            for what, our, peer, name in measure(case, url, arguments.runs):
+                print(
+                    f"| {title}: {what} | {our:.3f} s | {peer:.3f} s | {our / peer:.2f} | {name} |"
+                )
+    shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main()

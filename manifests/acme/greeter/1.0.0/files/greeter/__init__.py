@@ -1,0 +1,6 @@
+"""Greets in English."""
+
+
+def greet(name: str) -> str:
+    """A greeting of `name`."""
+    return f"Hello, {name}."

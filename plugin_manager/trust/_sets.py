@@ -1,0 +1,280 @@
+"""The local metadata on disk: a sequence of immutable sets, and one small file naming the current.
+
+    current             "7 <sha256 of sets/7/SHA256SUMS>"
+    sets/7/SHA256SUMS   "<sha256>  <name>" a line, as sha256sum writes them
+    sets/7/<name>       root_history/N.root.json, timestamp.json, snapshot.json, targets.json,
+                        publisher-P.json, catalogues/P/NAME.json
+
+A set is written whole and made durable before `current` is replaced by one rename; so a reader,
+who takes no lock, and a crash at any instant see the old set or the new one, never a mixture. The
+digests find flipped bits, not forgers, who can write digests too: those meet the signatures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from plugin_manager.errors import CorruptError, NoSpaceError, NotFoundError, StoreAccessError
+from plugin_manager.trust._values import most_bytes
+
+__all__ = ["SetGoneError", "Sets", "StoredSet", "disk_errors", "make_directories"]
+
+CURRENT = "current"
+LISTING = "SHA256SUMS"
+MAX_LISTING_BYTES = 64 * 1024 * 1024
+
+_POINTER = re.compile(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64})\n")
+_NUMBER = re.compile(r"[1-9][0-9]{0,16}", re.ASCII)
+_PART = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"
+_LINE = re.compile(
+    rf"([0-9a-f]{{64}})  (timestamp\.json|snapshot\.json|targets\.json"
+    rf"|root_history/[1-9][0-9]{{0,8}}\.root\.json|publisher-{_PART}\.json"
+    rf"|catalogues/{_PART}/{_PART}\.json)",
+    re.ASCII,
+)
+_REMEDY = "Repair, or update from the repository: damaged metadata is fetched anew."
+
+
+class SetGoneError(Exception):
+    """A file vanished because an update has replaced the set meanwhile: read the new one."""
+
+
+@contextlib.contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn the operating system's refusals below `directory` into this package's errors."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or directory)
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpaceError(
+                f"{where}: the disk is full",
+                needed_bytes=0,
+                free_bytes=shutil.disk_usage(existing).free,
+                remedy="Free some space; what was there before is unchanged.",
+            ) from error
+        raise StoreAccessError(
+            f"{where}: {error.strerror or error}",
+            path=where,
+            remedy="Check the permissions and the disk.",
+        ) from error
+
+
+def _corrupt(path: Path, what: str) -> CorruptError:
+    return CorruptError(f"{path} {what}", paths=(str(path),), remedy=_REMEDY)
+
+
+def _read(path: Path, most: int) -> bytes:
+    """At most `most` bytes of a regular file; raises FileNotFoundError, CorruptError."""
+    # Neither a link that leads elsewhere nor a pipe that never ends, where the system can tell.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise _corrupt(path, f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _corrupt(path, "is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise _corrupt(path, f"is larger than {most} bytes")
+    return data
+
+
+@frozen(eq=False)
+class StoredSet:
+    """One set as its listing records it; its files are read, and checked, when asked for."""
+
+    pointer: bytes
+    directory: Path
+    digests: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        """What goes before a file's name to say where it is."""
+        return f"{self.directory}{os.sep}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of file `name`, which is in `digests`, exactly as they were written.
+
+        Raises CorruptError naming the file, SetGoneError where the set was replaced meanwhile.
+        """
+        path = self.directory / name
+        try:
+            data = _read(path, most_bytes(name))
+        except FileNotFoundError:
+            if _read_pointer(self.directory.parent.parent) != self.pointer:
+                raise SetGoneError from None
+            raise _corrupt(path, "is missing") from None
+        if hashlib.sha256(data).hexdigest() != self.digests[name]:
+            raise _corrupt(path, "is damaged")
+        return data
+
+    def intact(self) -> dict[str, bytes]:
+        """The files that are as they were written."""
+        files = {}
+        for name in self.digests:
+            with contextlib.suppress(CorruptError, SetGoneError):
+                files[name] = self.read(name)
+        return files
+
+
+def _read_pointer(directory: Path) -> bytes:
+    try:
+        return _read(directory / CURRENT, 256)
+    except FileNotFoundError:
+        return b""
+
+
+def _read_listing(directory: Path, pointer: bytes, digest: str | None) -> StoredSet:
+    path = directory / LISTING
+    listing = _read(path, MAX_LISTING_BYTES)
+    if digest is not None and hashlib.sha256(listing).hexdigest() != digest:
+        raise _corrupt(path, f"is not the listing that {CURRENT!r} names: one of them is damaged")
+    matches = [_LINE.fullmatch(line) for line in listing.decode("ascii", "replace").splitlines()]
+    digests = {match[2]: match[1] for match in matches if match}
+    if len(digests) != len(matches):
+        raise _corrupt(path, "is not a listing of metadata")
+    return StoredSet(pointer, directory, digests)
+
+
+class Sets:
+    """The sets below `directory`. Reading takes no lock; `commit` is for one writer at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._sets = directory / "sets"
+
+    def pointer(self) -> bytes:
+        """What names the current set: equal bytes, equal content. Empty where there is none."""
+        return _read_pointer(self.directory)
+
+    def current(self) -> StoredSet:
+        """The current set; raises NotFoundError where there is none, CorruptError."""
+        while True:
+            pointer = self.pointer()
+            if not pointer:
+                raise NotFoundError(
+                    "no metadata of the repository is stored here yet",
+                    directory=str(self.directory),
+                    remedy="Update from the repository once.",
+                )
+            match = _POINTER.fullmatch(pointer)
+            if not match:
+                raise _corrupt(self.directory / CURRENT, "does not name a set of metadata")
+            number, digest = match[1].decode(), match[2].decode()
+            try:
+                return _read_listing(self._sets / number, pointer, digest)
+            except FileNotFoundError:
+                # Either an update replaced the set between the two reads, or it is lost.
+                if self.pointer() == pointer:
+                    raise _corrupt(self._sets / number / LISTING, "is missing") from None
+
+    def salvage(self) -> dict[str, bytes]:
+        """The files to start an update from: the current set, or what is left of all sets.
+
+        Older files are better than none: the client protects against rollback by what it has.
+        """
+        with contextlib.suppress(NotFoundError, CorruptError):
+            current = self.current()
+            files = current.intact()
+            if len(files) == len(current.digests):
+                return files
+        files = {}
+        for number in self._numbers():
+            with contextlib.suppress(FileNotFoundError, CorruptError):
+                files.update(_read_listing(self._sets / str(number), b"", None).intact())
+        return files
+
+    def _numbers(self) -> list[int]:
+        if not self._sets.is_dir():
+            return []
+        names = (path.name for path in self._sets.iterdir())
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+    def commit(self, files: Mapping[str, bytes]) -> None:
+        """Make `files` the current set, all of it or nothing; writes nothing where it is already.
+
+        The set before stays for readers that still hold it, older ones go.
+        """
+        before = ""
+        with contextlib.suppress(NotFoundError, CorruptError):
+            current = self.current()
+            if current.intact() == files:
+                return
+            before = current.directory.name
+        number = max(self._numbers(), default=0) + 1
+        directory = self._sets / str(number)
+        make_directories(self._sets)
+        listing = "".join(
+            f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
+        ).encode()
+        _write_all(directory, {**files, LISTING: listing})
+        _sync_directory(self._sets)
+        self._switch(f"{number} {hashlib.sha256(listing).hexdigest()}\n".encode())
+        self._remove_all_but({before, str(number)})
+
+    def _switch(self, pointer: bytes) -> None:
+        temporary = self.directory / f"{CURRENT}.new"
+        temporary.unlink(missing_ok=True)
+        _write(temporary, pointer)
+        temporary.replace(self.directory / CURRENT)
+        _sync_directory(self.directory)
+
+    def _remove_all_but(self, kept: set[str]) -> None:
+        for path in self._sets.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
+    parents = {directory}
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, data)
+        while path.parent not in parents:
+            path = path.parent
+            parents.add(path)
+    for parent in parents:
+        _sync_directory(parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_directories(path: Path) -> None:
+    """Make `path` and its missing parents, each durable in its parent."""
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name != "posix":
+        return  # Windows cannot open directories; it journals names itself
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,389 @@
+"""Trust in one repository: `update` online, `local` offline; the judge wired to files and net."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from plugin_manager.bundle import Head
+from plugin_manager.catalogue import Catalogue, catalogue_path
+from plugin_manager.errors import (
+    ExpiredError,
+    NotFoundError,
+    PluginManagerError,
+    UntrustedError,
+)
+from plugin_manager.model import PluginName, Release, utc_text
+from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet, disk_errors, make_directories
+from plugin_manager.trust._values import (
+    ROLE_PREFIX,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    BundleTarget,
+    ExpiredRole,
+    Expiry,
+    catalogue_file,
+    catalogue_plugin,
+    publisher_file,
+    root_file,
+    root_version,
+)
+
+if TYPE_CHECKING:
+    from plugin_manager.trust._client import Client
+    from plugin_manager.trust._judge import Chain, Publisher
+
+__all__ = ["Trust", "Update", "Vouching"]
+
+T = TypeVar("T")
+
+STAGING = "staging"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Trust:
+    """What `pinned_root`, the host's own root metadata, vouches for; kept below `directory`.
+
+    `metadata_url` is where the repository serves its metadata, `targets_url` its targets ("": in
+    `targets/` beside it). `fetch(url, most_bytes)` returns a body of at most that length, or
+    raises NetworkError with its `status`. `expiry` is the policy for `local`; `now` the clock for
+    it (python-tuf asks the system's own in an update). Touches neither disk nor network by itself.
+
+    A malformed pinned root is an InvalidInputError at the first use. `local` may be called from
+    several threads and processes, also during an update.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        pinned_root: bytes,
+        *,
+        metadata_url: str,
+        fetch: Callable[[str, int], bytes],
+        targets_url: str = "",
+        expiry: Expiry = Expiry.STRICT,
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        self.metadata_url = f"{metadata_url.rstrip('/')}/"
+        beside = self.metadata_url.rstrip("/").rpartition("/")[0]
+        self.targets_url = f"{(targets_url or f'{beside}/targets').rstrip('/')}/"
+        self.directory = directory
+        self._pinned_root = pinned_root
+        self._fetch = fetch
+        self._expiry = expiry
+        self._now = now
+        self._sets = Sets(directory)
+        self._verified: _Verified | None = None
+
+    def local(self) -> Vouching:
+        """The chain from the pinned root over the local files, verified whole; no network.
+
+        What this process has verified before is not read again while the same set is current;
+        expiry is judged anew each time. Raises NotFoundError where nothing was ever fetched,
+        UntrustedError, ExpiredError, CorruptError naming the file, StoreAccessError.
+        """
+        return Vouching(self._current, self._expiry, self._now())
+
+    def _current(self) -> _Verified:
+        """What is verified of the current set; of the set that replaced it where it was gone."""
+        verified = self._verified
+        with disk_errors(self.directory):
+            while verified is None or self._sets.pointer() != verified.stored.pointer:
+                with contextlib.suppress(SetGoneError):
+                    verified = _Verified.load(self._pinned_root, self._sets.current())
+        self._verified = verified
+        return verified
+
+    @contextlib.contextmanager
+    def update(self) -> Iterator[Update]:
+        """A conversation with the repository, its top-level metadata brought up to date already.
+
+        The caller holds the store's writer lock. Leaving the block makes everything that was
+        fetched the current local metadata at once; leaving it with an exception changes nothing,
+        as does a crash at any instant. Every catalogue known before is brought up to date with
+        the rest, asked for or not, so that no chain breaks: where that cannot be done, nothing
+        changes either. Raises NetworkError, UntrustedError, ExpiredError, NoSpaceError,
+        StoreAccessError.
+        """
+        from plugin_manager.trust._client import Client  # noqa: PLC0415 - imports tuf's client
+        from plugin_manager.trust._judge import pinned_root  # noqa: PLC0415 - imports tuf
+
+        pinned_root(self._pinned_root)
+        staging = self.directory / STAGING
+        with disk_errors(self.directory):
+            shutil.rmtree(staging, ignore_errors=True)
+            carried = self._sets.salvage()
+            make_directories(self.directory)
+            self._prepare(staging, carried)
+        try:
+            with disk_errors(self.directory):
+                client = Client(
+                    staging,
+                    self._pinned_root,
+                    metadata_url=self.metadata_url,
+                    targets_url=self.targets_url,
+                    fetch=self._fetch,
+                )
+                update = Update(client, self._pinned_root, self.metadata_url, carried)
+            yield update
+            with disk_errors(self.directory):
+                self._sets.commit(update.finish())
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _prepare(self, staging: Path, carried: dict[str, bytes]) -> None:
+        """Lay out what is known for the client, which judges each file before it relies on it."""
+        from plugin_manager.trust._judge import next_root, pinned_root  # noqa: PLC0415 - as above
+
+        root = pinned_root(self._pinned_root)
+        with contextlib.suppress(UntrustedError, KeyError):
+            while True:
+                name = root_file(root.version + 1)
+                root = next_root(root, carried[name], name)
+        staging.mkdir()
+        for name, data in carried.items():
+            # Not the roots behind one that does not hold: the client would leave them lying there.
+            if root_version(name) <= root.version and catalogue_plugin(name) is None:
+                path = staging / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
+
+
+class Update:
+    """An update under way; made by `Trust.update`. For one thread."""
+
+    def __init__(
+        self, client: Client, pinned_root: bytes, place: str, carried: dict[str, bytes]
+    ) -> None:
+        from plugin_manager.trust._judge import Chain  # noqa: PLC0415 - imports tuf
+
+        self._client = client
+        self._top = client.refresh()
+        self._chain: Chain = Chain.verify(pinned_root, self._top, place)
+        self._roles: dict[str, Publisher] = {}
+        self._role_files: dict[str, bytes] = {}
+        self._expired: dict[str, ExpiredError] = {}
+        self._catalogues = {
+            plugin: data for name, data in carried.items() if (plugin := catalogue_plugin(name))
+        }
+        # Plugins whose stored catalogue is what the repository says now, or that it says are gone.
+        self._settled: set[PluginName] = set()
+
+    def catalogue(self, plugin: PluginName) -> Catalogue:
+        """The plugin's catalogue as the repository has it now.
+
+        Raises NotFoundError where there is none; ExpiredError where the publisher's role has
+        expired, whatever the policy (role and catalogue are kept all the same, so that `local`
+        can judge them); InvalidInputError where the publisher signed nonsense; UntrustedError,
+        NetworkError. A caller may go on without this plugin after any of these.
+        """
+        role = self._role(plugin)
+        data = self._settle(role, plugin)
+        if error := self._expired.get(plugin.publisher):
+            raise ExpiredError(
+                f"the metadata of publisher {plugin.publisher} expired on "
+                f"{utc_text(role.role.expires)}",
+                role=ROLE_PREFIX + plugin.publisher,
+                expires=role.role.expires,
+                remedy="The publisher has to sign it anew.",
+            ) from error
+        return role.catalogue(plugin, data, catalogue_path(plugin))
+
+    def _role(self, plugin: PluginName) -> Publisher:
+        publisher, path = plugin.publisher, catalogue_path(plugin)
+        if not self._chain.delegates_to(publisher):
+            raise self._gone(plugin, f"publisher {publisher!r}")
+        self._chain.check_exclusive(path)
+        if publisher not in self._roles:
+            try:
+                data = self._client.publisher(publisher, path)
+            except ExpiredError as error:
+                version = self._chain.publisher_version(publisher)
+                data = self._client.expired_publisher(publisher, version)
+                self._expired[publisher] = error
+            self._roles[publisher] = self._chain.publisher(publisher, data)
+            self._role_files[publisher] = data
+        return self._roles[publisher]
+
+    def _settle(self, role: Publisher, plugin: PluginName) -> bytes:
+        """The signed bytes of the plugin's catalogue, fetched unless they are known already."""
+        path = catalogue_path(plugin)
+        try:
+            entry = role.entry(path)
+        except UntrustedError:
+            self._forget(plugin)  # the publisher signed it so: its own doing, and only its harm
+            raise
+        if entry is None:
+            raise self._gone(plugin, f"plugin {plugin}")
+        data = self._catalogues.get(plugin, b"")
+        try:
+            role.check_catalogue(plugin, data, path)
+        except UntrustedError:
+            data = self._client.download(entry)
+            role.check_catalogue(plugin, data, path)
+        self._catalogues[plugin] = data
+        self._settled.add(plugin)
+        return data
+
+    def _gone(self, plugin: PluginName, what: str) -> NotFoundError:
+        self._forget(plugin)
+        return NotFoundError(
+            f"the repository has no {what}",
+            plugin=str(plugin),
+            remedy="Check the plugin's name and the repository's address.",
+        )
+
+    def _forget(self, plugin: PluginName) -> None:
+        self._catalogues.pop(plugin, None)
+        self._settled.add(plugin)
+
+    def finish(self) -> dict[str, bytes]:
+        """The files of the new set: all that was known or asked for, as the repository has it.
+
+        Raises what `catalogue` raises where a catalogue that was known cannot be had.
+        """
+        for plugin in sorted(set(self._catalogues) - self._settled):
+            try:
+                self.catalogue(plugin)
+            except PluginManagerError:
+                if plugin not in self._settled:
+                    raise
+        files = dict(self._top)
+        for plugin, data in self._catalogues.items():
+            files[catalogue_file(plugin)] = data
+            files[publisher_file(plugin.publisher)] = self._role_files[plugin.publisher]
+        return files
+
+
+class _Verified:
+    """What this process has verified of one set. Grows; threads may verify a thing twice."""
+
+    def __init__(self, stored: StoredSet, chain: Chain) -> None:
+        self.stored = stored
+        self.chain = chain
+        self._publishers: dict[str, Publisher] = {}
+        self._catalogues: dict[PluginName, Catalogue] = {}
+
+    @classmethod
+    def load(cls, pinned_root: bytes, stored: StoredSet) -> _Verified:
+        """The top level of `stored`, verified; raises SetGoneError and what `Trust.local` does."""
+        from plugin_manager.trust._judge import Chain  # noqa: PLC0415 - imports tuf
+
+        names = [
+            n for n in stored.digests if root_version(n) or n in {TIMESTAMP, SNAPSHOT, TARGETS}
+        ]
+        files = {name: stored.read(name) for name in names}
+        return cls(stored, Chain.verify(pinned_root, files, stored.place))
+
+    def publisher(self, plugin: PluginName) -> Publisher:
+        """The role of the plugin's publisher."""
+        found = self._publishers.get(plugin.publisher)
+        if found is None:
+            data = self._read(publisher_file(plugin.publisher), plugin)
+            found = self.chain.publisher(plugin.publisher, data)
+            self._publishers[plugin.publisher] = found
+        return found
+
+    def catalogue(self, plugin: PluginName) -> Catalogue:
+        """The plugin's catalogue."""
+        found = self._catalogues.get(plugin)
+        if found is None:
+            name = catalogue_file(plugin)
+            data = self._read(name, plugin)
+            found = self.publisher(plugin).catalogue(plugin, data, self.stored.place + name)
+            self._catalogues[plugin] = found
+        return found
+
+    def _read(self, name: str, plugin: PluginName) -> bytes:
+        if name not in self.stored.digests:
+            raise NotFoundError(
+                f"no catalogue of {plugin} is stored here",
+                plugin=str(plugin),
+                remedy="Update from the repository.",
+            )
+        return self.stored.read(name)
+
+
+class Vouching:
+    """What the pinned root vouches for, by the local metadata, at the moment it was asked.
+
+    Made by `Trust.local`; meant for one command or load, not to be kept. Where an update replaces
+    the metadata meanwhile, later answers may come from the newer set.
+    """
+
+    def __init__(self, current: Callable[[], _Verified], expiry: Expiry, moment: datetime) -> None:
+        self._current = current
+        self._expiry = expiry
+        self._moment = moment
+        self._expired: dict[str, ExpiredRole] = {}
+        self._verified = current()
+        self._judge_top()
+
+    @property
+    def expired_roles(self) -> tuple[ExpiredRole, ...]:
+        """The roles relied on so far that have expired, within the policy: worth a warning."""
+        return tuple(self._expired.values())
+
+    def _judge_top(self) -> None:
+        for role, expires in self._verified.chain.expiries.items():
+            self._judge(role, expires)
+
+    def _judge(self, role: str, expires: datetime) -> None:
+        if expired := self._expiry.judge(role, expires, self._moment):
+            self._expired[role] = expired
+
+    def _publisher(self, plugin: PluginName) -> Publisher:
+        publisher = self._verified.publisher(plugin)
+        self._judge(ROLE_PREFIX + plugin.publisher, publisher.role.expires)
+        return publisher
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        while True:
+            try:
+                with disk_errors(self._verified.stored.directory):
+                    return question()
+            except SetGoneError:
+                self._verified = self._current()
+                self._judge_top()
+
+    def catalogue(self, plugin: PluginName) -> Catalogue:
+        """The plugin's catalogue as last fetched.
+
+        Raises NotFoundError where it never was, UntrustedError, ExpiredError, CorruptError,
+        InvalidInputError where the publisher signed nonsense.
+        """
+
+        def question() -> Catalogue:
+            self._publisher(plugin)
+            return self._verified.catalogue(plugin)
+
+        return self._ask(question)
+
+    def target(self, release: Release) -> BundleTarget:
+        """The release's bundle as its publisher signed it, whether withdrawn or not.
+
+        Raises as `catalogue` does; UntrustedError where the publisher does not vouch for it.
+        """
+        return self._ask(lambda: self._publisher(release.plugin).bundle(release))
+
+    def vouch(self, release: Release, head: bytes) -> Head:
+        """The head of the release's bundle, if `head` is what its publisher signed as that.
+
+        Raises as `target` does; BlockedError with the publisher's reason; UntrustedError where
+        the bytes are not the signed ones, or name another release, or promise something else
+        than the catalogue.
+        """
+
+        def question() -> Head:
+            publisher = self._publisher(release.plugin)
+            return publisher.vouch(release, self._verified.catalogue(release.plugin), head)
+
+        return self._ask(question)
