@@ -34,9 +34,9 @@ def this_host(version: Version | None, directory: Path) -> Host:
 
 
 @cache
-def _tags() -> frozenset[str]:
+def _tags() -> tuple[str, ...]:
     """The tags this interpreter accepts: some thousand, and they cannot change as it runs."""
-    return frozenset(map(str, sys_tags()))
+    return tuple(map(str, sys_tags()))
 
 
 def _bytecode_tag() -> str:

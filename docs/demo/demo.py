@@ -146,10 +146,11 @@ class Demo:
             manager.install(FRENCH)
         tell(self.fetched())
         self.run_host(base_url)
+        self.publish(repository, GREETER, "2.0.0")
         try:
             manager.install(f"{GREETER}==2.0.0")
         except PluginManagerError as error:
-            refused("a version that is not there", error)
+            refused("a release that asks for another host", error)
 
     def offline(self, base_url: str) -> None:
         chapter(6, "Roll back, offline: the server is stopped now")
@@ -172,7 +173,7 @@ class Demo:
         except PluginManagerError as error:
             refused(f"loading {MODEL}", error)
         self.requested.clear()
-        with timed("repaired: only the damaged chunk was fetched or copied"):
+        with timed("repaired: only the part with the damaged chunk was fetched"):
             manager.repair(MODEL)
         tell(self.fetched())
         with timed("loaded again, verified"):

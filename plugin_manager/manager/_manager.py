@@ -7,13 +7,14 @@ rollback  an earlier release > vouch > verify > activate and hold; offline
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from attrs import evolve, frozen
@@ -39,10 +40,15 @@ from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
 from plugin_manager.settings import Settings, from_environment
 from plugin_manager.store import Active, Damage, Fault, Generation, Store
-from plugin_manager.transfer import Policy, Span, Transfer
 from plugin_manager.trust import BundleTarget, Expiry, Trust, Update, Vouching
 
+if TYPE_CHECKING:
+    from plugin_manager.transfer import Transfer
+
 __all__ = ["Inspection", "PluginManager"]
+
+
+_log = logging.getLogger("plugin_manager")
 
 
 def _ignore(_: object) -> None:
@@ -122,6 +128,9 @@ class PluginManager:
 
     @cached_property
     def _transfer(self) -> Transfer:
+        # requests takes 0.1 s to import, and most commands need no network.
+        from plugin_manager.transfer import Policy, Transfer  # noqa: PLC0415
+
         settings = self.settings
         return Transfer(Policy(ca_bundle=settings.ca_bundle, insecure_http=settings.insecure_http))
 
@@ -200,44 +209,51 @@ class PluginManager:
         ExpiredError), BlockedError, CorruptError naming every damaged file, IncompatibleHostError,
         ModuleConflictError; RefusedError where this process still holds another release of it.
         """
-        plugin = _plugin(name)
-        generation, vouching = self._store.current(), self._trust.local()
-        return self._load(plugin, generation, vouching, ())
+        vouching = self._trust.local()
+        loaded = self._load(_plugin(name), self._store.current(), vouching, {}, None)
+        for role in vouching.expired_roles:
+            _log.warning("accepted within the grace: %s", role)
+        return loaded
 
     def _load(
         self,
         plugin: PluginName,
         generation: Generation,
         vouching: Vouching,
-        loading: tuple[PluginName, ...],
+        done: dict[PluginName, LoadedPlugin | None],
+        needed_by: PluginName | None,
     ) -> LoadedPlugin:
+        """Load `plugin` and, first, what it requires; `done` holds what this very load verified."""
         active = generation.active.get(plugin)
         if active is None:
-            needed_by = f", but {loading[-1]} needs it" if loading else ""
+            needs = f", but {needed_by} needs it" if needed_by else ""
             raise NotFoundError(
-                f"{plugin} is not installed{needed_by}", remedy=f"Run 'pluginctl install {plugin}'."
+                f"{plugin} is not installed{needs}", remedy=f"Run 'pluginctl install {plugin}'."
             )
         manifest = self._vouched(vouching, active).manifest
         if reasons := resolver.compatibility(manifest.needs, active.release.platform, self.host):
             raise IncompatibleHostError(
-                f"{active.release} {reasons[0]}", remedy="Install a release that fits.",
+                f"{active.release} {reasons[0]}",
+                remedy="Install a release that fits.",
                 reasons=tuple(reasons),
-            )  # fmt: skip
+            )
+        done[plugin] = None  # under way: plugins may require one another
         for requirement in manifest.requirements:
-            if requirement.plugin not in loading:  # plugins may require one another
-                self._load(requirement.plugin, generation, vouching, (*loading, plugin))
+            if requirement.plugin not in done:
+                self._load(requirement.plugin, generation, vouching, done, plugin)
         directory = self._store.release_directory(active.release, active.digest)
         loaded = self._loaded.get(plugin)
-        if loaded is not None and not loaded.unloaded:
-            if loaded.manifest.release != active.release:
-                raise RefusedError(
-                    f"{loaded.release} is loaded in this process, {active.release} is active now",
-                    remedy="Unload it first, or restart the application.",
-                )
+        if loaded is None or loaded.unloaded:
+            loaded = self._loaded[plugin] = load_release(manifest, directory)
+        elif loaded.release != active.release:
+            raise RefusedError(
+                f"{loaded.release} is loaded in this process, {active.release} is active now",
+                remedy="Unload it first, or restart the application.",
+            )
+        else:
             loaded.verify()
-            return loaded
-        self._loaded[plugin] = load_release(manifest, directory)
-        return self._loaded[plugin]
+        done[plugin] = loaded
+        return loaded
 
     def close(self) -> None:
         """Unload every plugin that this manager loaded, those that require others first."""
@@ -490,9 +506,11 @@ class PluginManager:
         release = head.manifest.release
         with self._store.staging(head, files) as staging:
             staging.reuse()
-            spans = [Span(*span) for span in staging.spans()]
-            fetched = sum(span.stop - span.start for span in spans)
+            spans = list(staging.spans())
+            fetched = sum(stop - start for _, start, stop in spans)
             if spans:
+                from plugin_manager.transfer import Span  # noqa: PLC0415 - as for `_transfer`
+
                 total = max(total, done + fetched)
                 arrived = done
 
@@ -503,7 +521,7 @@ class PluginManager:
 
                 self._transfer.run(
                     self._bundle_url(bundle_path),
-                    spans,
+                    [Span(*span) for span in spans],
                     staging.accept,
                     length=head.bundle_length,
                     progress=progress,

@@ -184,7 +184,7 @@ def test_a_blocked_release_neither_loads_nor_returns(world: World) -> None:
         assert "acme/maps 1.1 was blocked by its publisher: draws them too, and stays" in notes[0]
         with pytest.raises(BlockedError, match="draws them too"):
             manager.load("acme/maps")
-        with pytest.raises(ConflictError, match="was blocked"):
+        with pytest.raises(ConflictError, match="is blocked by its publisher"):
             manager.install("acme/maps==1.1")
         maps(world, "1.2")
         manager.upgrade()
@@ -219,7 +219,7 @@ def test_a_yanked_release_is_picked_only_when_pinned(world: World) -> None:
 def test_a_host_that_does_not_fit_is_told_before_any_byte_is_fetched(world: World) -> None:
     maps(world, "1.0", requires='host = ">=4"')
     with world.online():
-        with pytest.raises(IncompatibleHostError, match=r"needs host.*>=4.*1\.0"):
+        with pytest.raises(IncompatibleHostError, match=r"needs host >= 4, this host is 1\.0"):
             world.manager().install("acme/maps")
         assert world.fetched() == 0
         world.manager(host_version="4.2").install("acme/maps")

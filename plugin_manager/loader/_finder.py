@@ -1,0 +1,343 @@
+"""The one import finder for all loaded releases, and what it has given to whom.
+
+It stands first in `sys.meta_path` while anything is loaded and answers for the names that releases
+own, from their manifests. Nothing below such a name is ever looked for in a release's directory:
+neither by the other finders, who do not get to see it, nor through `sys.path_hooks`, where a hook
+answers for directories of releases (`pkgutil` lists them by that way).
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import abc
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from threading import RLock
+from types import ModuleType
+from typing import TYPE_CHECKING, overload
+
+from attrs import define, field
+
+from plugin_manager.loader import _names
+from plugin_manager.loader._loaders import NamespaceLoader, loader_for
+from plugin_manager.loader._modules import Contents, Kind, find, listed
+from plugin_manager.loader._names import Elsewhere, Names
+from plugin_manager.loader._tree import Tree
+from plugin_manager.model import Release
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, DistributionFinder
+
+__all__ = ["FINDER", "Source"]
+
+
+@define(eq=False)
+class Source:
+    """A loaded release as a source of modules: its files, import root, and what it brings.
+
+    `vendored` maps brought modules to the vendored distributions they belong to.
+    """
+
+    tree: Tree
+    root: str
+    brought: Contents
+    vendored: dict[str, str]
+    names: Names = field(factory=lambda: Names((), {}))
+
+    @property
+    def release(self) -> Release:
+        """The release."""
+        return self.tree.manifest.release
+
+    def spec(self, fullname: str, directory: str) -> ModuleSpec | None:
+        """The spec of the module `fullname`, looked for in `directory`."""
+        module = find(self.tree, directory, fullname.rpartition(".")[2])
+        if module is None:
+            return None
+        location = self.tree.location(module.path)
+        loader = loader_for(self.tree, module.kind, fullname, module.path)
+        if module.kind is Kind.NAMESPACE:
+            spec = ModuleSpec(fullname, loader, is_package=True)
+            spec.submodule_search_locations = [location]
+            return spec
+        inside = [self.tree.location(module.path.rpartition("/")[0])] if module.is_package else None
+        return spec_from_file_location(
+            fullname, location, loader=loader, submodule_search_locations=inside
+        )
+
+    def joins(self) -> list[str]:
+        """The namespace packages that lead to a module which is imported from this source.
+
+        Parents come before their children.
+        """
+        return sorted(
+            name
+            for name in self.brought.namespaces
+            if any(module.startswith(f"{name}.") for module in self.names.owned)
+        )
+
+    def directory_of(self, name: str) -> str:
+        """Where the brought module `name` lies: the root, or a namespace's directory."""
+        return self.brought.namespaces.get(name.rpartition(".")[0], self.root)
+
+
+class _Portions(Sequence[str]):
+    """The `__path__` of a namespace package: others' directories, then those of `sources`, live."""
+
+    def __init__(self, name: str, others: Sequence[str]) -> None:
+        self.name = name
+        self.others = others
+        self.sources: list[Source] = []
+
+    def within(self) -> list[tuple[Tree, str]]:
+        """The directories that releases bring."""
+        return [(source.tree, source.brought.namespaces[self.name]) for source in self.sources]
+
+    def _locations(self) -> list[str]:
+        return [*self.others, *(tree.location(path) for tree, path in self.within())]
+
+    def __len__(self) -> int:
+        return len(self._locations())
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._locations()[index]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._locations()})"
+
+
+class PluginFinder(abc.MetaPathFinder):
+    """The finder; `add` and `remove` change what it answers for, under a lock."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._sources: list[Source] = []
+        # By module: the source it comes from, then those that share it. It stays until all left.
+        self._users: dict[str, list[Source]] = {}
+        self._owners: dict[str, Source] = {}
+        self._namespaces: dict[str, _Portions] = {}
+
+    # --- loading and unloading -----------------------------------------------------------------
+
+    def add(self, source: Source) -> None:
+        """Answer for `source` from now on; raises ModuleConflictError and then changes nothing."""
+        with self._lock:
+            source.names = _names.judge(
+                source.release, source.brought, source.vendored, self._elsewhere
+            )
+            self._install()
+            self._sources.append(source)
+            _forget_caches(source.tree)  # finders that somebody made for the directory
+            for name in source.names.owned:
+                self._owners[name] = source
+                self._users[name] = [source]
+            for name in source.names.shared:
+                if name in self._users:
+                    self._users[name].append(source)
+            for name in source.joins():
+                self._join(name).sources.append(source)
+
+    def remove(self, source: Source) -> None:
+        """Answer for `source` no longer, and remove its modules except those that others share."""
+        with self._lock:
+            if source not in self._sources:
+                return
+            self._sources.remove(source)
+            for users in self._users.values():
+                if source in users:
+                    users.remove(source)
+            gone = [name for name, users in self._users.items() if not users]
+            trees = {source.tree, *(self._owners[name].tree for name in gone)}
+            for name in gone:
+                del self._users[name], self._owners[name]
+            trees -= {owner.tree for owner in self._owners.values()}  # others share from these
+            for name in self._modules_of(gone, trees):
+                _discard_module(name)
+            for name in reversed(source.joins()):
+                self._leave(name, source)
+            for tree in trees:
+                _forget_caches(tree)
+            if not self._sources:
+                self._uninstall()
+
+    def modules(self, source: Source) -> dict[str, ModuleType]:
+        """The imported modules that come from `source`."""
+        names = self._modules_of(source.names.owned, {source.tree})
+        return {name: sys.modules[name] for name in names if name in sys.modules}
+
+    def _install(self) -> None:
+        # Also again, where a test or a reloader has restored older lists.
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        if self._hook not in sys.path_hooks:
+            sys.path_hooks.insert(0, self._hook)
+
+    def _uninstall(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if self._hook in sys.path_hooks:
+            sys.path_hooks.remove(self._hook)
+
+    def _elsewhere(self, name: str) -> Elsewhere | None:
+        owner = self._owner_of(name)
+        if owner is None and name in self._namespaces:
+            owner = self._namespaces[name].sources[0]
+        if owner is not None:
+            return Elsewhere(f"the plugin {owner.release}", owner.release)
+        where = _names.found_elsewhere(name, self)
+        return None if where is None else Elsewhere(where)
+
+    def _modules_of(self, names: Iterable[str], trees: set[Tree]) -> list[str]:
+        """The imported modules called one of `names`, or below one, or executed from `trees`."""
+        wanted = set(names)
+        found = []
+        for name, module in list(sys.modules.items()):
+            prefix = name
+            while prefix and prefix not in wanted:
+                prefix = prefix.rpartition(".")[0]
+            # A plugin may have put a directory of its own on sys.path.
+            if prefix or _tree_of(module) in trees:
+                found.append(name)
+        return found
+
+    def _join(self, name: str) -> _Portions:
+        if name not in self._namespaces:
+            module = sys.modules.get(name)
+            if module is not None:  # the host's, imported already: it gets our directories too
+                portions = _Portions(name, module.__path__)
+                module.__path__ = portions  # type: ignore[assignment]  # a sequence suffices
+            else:
+                others = _names.other_portions(name, self)
+                portions = _Portions(name, [at for at in others if self._within(at) is None])
+            self._namespaces[name] = portions
+        return self._namespaces[name]
+
+    def _leave(self, name: str, source: Source) -> None:
+        portions = self._namespaces[name]
+        portions.sources.remove(source)
+        if portions.sources:
+            return
+        del self._namespaces[name]
+        module = sys.modules.get(name)
+        if module is None or getattr(module, "__path__", None) is not portions:
+            return
+        if isinstance(getattr(module.__spec__, "loader", None), NamespaceLoader):
+            _discard_module(name)
+        else:
+            module.__path__ = portions.others
+
+    # --- importlib's questions -----------------------------------------------------------------
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module of a release; None for names that are none of theirs.
+
+        Raises ModuleNotFoundError for a name below theirs that no manifest has: whoever were asked
+        next could find it in a release's directory.
+        """
+        top = fullname.partition(".")[0]
+        if top not in self._owners and top not in self._namespaces:
+            return None
+        if (portions := self._namespaces.get(fullname)) is not None:
+            spec = ModuleSpec(fullname, NamespaceLoader(portions.within), is_package=True)
+            spec.submodule_search_locations = portions  # type: ignore[assignment]  # a sequence
+            return spec
+        if (source := self._owners.get(fullname)) is not None:
+            return source.spec(fullname, source.directory_of(fullname))
+        if (source := self._owner_of(fullname)) is not None:
+            for entry in path or ():
+                within = source.tree.path_of(entry)
+                if within is not None and (found := source.spec(fullname, within)) is not None:
+                    return found
+        return self._ask_others(fullname, path or (), target)
+
+    def _owner_of(self, fullname: str) -> Source | None:
+        while fullname:
+            if fullname in self._owners:
+                return self._owners[fullname]
+            fullname = fullname.rpartition(".")[0]
+        return None
+
+    def _ask_others(
+        self, fullname: str, path: Sequence[str], target: ModuleType | None
+    ) -> ModuleSpec:
+        outside = [entry for entry in path if self._within(entry) is None]
+        for finder in list(sys.meta_path):
+            if finder is not self and (spec := finder.find_spec(fullname, outside, target)):
+                return spec
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+    def _within(self, location: str) -> tuple[Source, str] | None:
+        # Also those that are unloaded, but whose modules others share.
+        for source in dict.fromkeys([*self._sources, *self._owners.values()]):
+            if (path := source.tree.path_of(location)) is not None:
+                return source, path
+        return None
+
+    def _hook(self, location: str) -> _DirectoryFinder:
+        """The finder for a directory of a release, known or not to its manifest."""
+        if (found := self._within(location)) is None:
+            raise ImportError("not in a loaded plugin", path=location)
+        return _DirectoryFinder(*found)
+
+    def find_distributions(
+        self, context: DistributionFinder.Context | None = None
+    ) -> Iterator[Distribution]:
+        """What `importlib.metadata` shall know of loaded releases."""
+        from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
+
+        for source in list(self._sources):
+            yield from _metadata.distributions(source, context)
+
+
+class _DirectoryFinder(abc.PathEntryFinder):
+    """The modules in one directory of a release, for those who ask by directory."""
+
+    def __init__(self, source: Source, directory: str) -> None:
+        self._source = source
+        self._directory = directory
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002 - the interface's
+        """The spec of the module `fullname` in this directory."""
+        return self._source.spec(fullname, self._directory)
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """What `pkgutil.iter_modules` lists: each module's name, and whether it is a package."""
+        for name, module in listed(self._source.tree, self._directory):
+            if module.kind is not Kind.NAMESPACE:
+                yield prefix + name, module.is_package
+
+
+def _tree_of(module: object) -> object:
+    """The tree that `module` was executed from, if it was one.
+
+    Looks only into the module's own dictionary: some modules import more when asked for a name.
+    """
+    spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None
+    return getattr(getattr(spec, "loader", None), "tree", None)
+
+
+def _discard_module(name: str) -> None:
+    module = sys.modules.pop(name, None)
+    parent, _, child = name.rpartition(".")
+    holder = vars(sys.modules[parent]) if isinstance(sys.modules.get(parent), ModuleType) else {}
+    if holder.get(child) is module:
+        del holder[child]
+
+
+def _forget_caches(tree: Tree) -> None:
+    """Forget finders and source lines that the process keeps for the release's directory."""
+    for cache in (sys.path_importer_cache, linecache.cache):
+        for location in list(cache):
+            if tree.path_of(location) is not None:
+                cache.pop(location, None)
+
+
+FINDER = PluginFinder()

@@ -1,0 +1,198 @@
+"""The loaders of a release's modules: each executes the very bytes that it has read and hashed.
+
+They deliberately are no `SourceFileLoader` and no `ExtensionFileLoader`: tools that meet those
+(assertion rewriting, type checking hooks) read the file again themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import linecache
+import os
+import posixpath
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import abc, machinery
+from importlib.util import cache_from_source
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from plugin_manager.errors import PluginManagerError
+from plugin_manager.loader._modules import Kind
+from plugin_manager.loader._native import load_extension
+from plugin_manager.loader._tree import BYTECODE_TAG, Tree, join
+
+if TYPE_CHECKING:
+    from plugin_manager.loader._resources import ResourceReader
+
+__all__ = ["NamespaceLoader", "loader_for"]
+
+
+class _Verified:
+    """What all loaders share: the file `path` of `tree`, for the module `name`."""
+
+    def __init__(self, tree: Tree, name: str, path: str) -> None:
+        self.tree = tree
+        self.name = name
+        self.location = tree.location(path)
+        self._path = path
+
+    def get_filename(self, fullname: str) -> str:
+        """The place of the module's file; raises ImportError for another module's name."""
+        if fullname != self.name:
+            raise ImportError(f"loader for {self.name} cannot handle {fullname}", name=fullname)
+        return self.location
+
+    def is_package(self, fullname: str) -> bool:
+        """Whether the module is a package; raises ImportError for another module's name."""
+        self.get_filename(fullname)
+        return posixpath.basename(self._path).partition(".")[0] == "__init__"
+
+    def get_data(self, path: str) -> bytes:
+        """The verified bytes of the file at the location `path`, which must be the release's own.
+
+        Raises OSError where it is not, CorruptError.
+        """
+        within = self.tree.path_of(path)
+        if within is None or not self.tree.is_file(within):
+            raise FileNotFoundError(errno.ENOENT, "not a file of the plugin", path)
+        return self.tree.read(within)
+
+    def get_resource_reader(self, fullname: str) -> ResourceReader | None:
+        """The reader of a package's data, None for a module."""
+        if not self.is_package(fullname):
+            return None
+        from plugin_manager.loader._resources import Resource, ResourceReader  # noqa: PLC0415 - slow
+
+        return ResourceReader(Resource([(self.tree, posixpath.dirname(self._path))]))
+
+
+class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # typeshed contradicts itself
+    """Source, or the bytecode that the manifest has for this interpreter.
+
+    The choice is `importlib.abc.SourceLoader.get_code`'s: bytecode with another magic number, or
+    a time stamp, or which is not there, is passed over. Nothing is ever written.
+    """
+
+    @cached_property
+    def _bytecode(self) -> str:
+        """The path of the module's bytecode in the manifest, or ""."""
+        # Only the name: sys.pycache_prefix may send the rest anywhere.
+        name = os.path.basename(cache_from_source(self.location))  # noqa: PTH119 - a string
+        path = join(join(posixpath.dirname(self._path), "__pycache__"), name)
+        file = self.tree.files.get(path)
+        return path if file is not None and file.tag == BYTECODE_TAG else ""
+
+    # The two ways of the base class's `path_stats` and `get_data` to ask for bytecode.
+    def path_stats(self, path: str) -> dict[str, int]:
+        """Stand-in times where there is bytecode to try; raises OSError where there is none."""
+        if not self._bytecode:
+            raise FileNotFoundError(errno.ENOENT, "no bytecode for this interpreter", path)
+        return {"mtime": 0, "size": 0}
+
+    def get_data(self, path: str) -> bytes:
+        """As for every loader, and the bytecode where `importlib` would look for it."""
+        if self._bytecode and path.endswith(posixpath.basename(self._bytecode)):
+            path = self.tree.location(self._bytecode)
+        return super().get_data(path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, whose source tracebacks will show as it was signed."""
+        # The form that linecache keeps for sources without a file: no time, so never out of date.
+        # It wants a list, and only ever indexes, slices and joins it.
+        lines: Any = _Lines(lambda: self.get_source(self.name))
+        size = self.tree.files[self._path].size
+        linecache.cache[self.location] = (size, None, lines, self.location)
+        super().exec_module(module)
+
+
+class _Lines(Sequence[str]):
+    """A source's lines, read when the first is asked for; none where that fails.
+
+    Whoever asks is about to show a traceback: the wrong time for another error.
+    """
+
+    def __init__(self, source: Callable[[], str | None]) -> None:
+        self._source = source
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        try:
+            return io.StringIO(self._source()).readlines()
+        except (PluginManagerError, ImportError, SyntaxError, UnicodeDecodeError):
+            return []
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:  # an index or a slice, as list has it
+        return self._lines[index]
+
+
+class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignore[misc]  # narrower
+    """A module that comes as bytecode only; `get_data` is what makes its bytes verified."""
+
+    def __init__(self, tree: Tree, name: str, path: str) -> None:
+        _Verified.__init__(self, tree, name, path)
+        machinery.SourcelessFileLoader.__init__(self, name, self.location)
+
+
+class _ExtensionLoader(_Verified, abc.ExecutionLoader):
+    """Native code, mapped from bytes that nobody can change any more."""
+
+    def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
+        """The module, its library mapped; raises ImportError, CorruptError."""
+        return load_extension(self.tree, self._path, spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's execution slots."""
+        machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
+
+    def get_code(self, fullname: str) -> None:
+        """None: there is no Python code."""
+
+    def get_source(self, fullname: str) -> None:
+        """None: there is no source."""
+
+
+class NamespaceLoader(abc.InspectLoader):
+    """The loader of a package without a file, whose portions `portions` gives when asked."""
+
+    def __init__(self, portions: Callable[[], Sequence[tuple[Tree, str]]]) -> None:
+        self._portions = portions
+
+    def is_package(self, fullname: str) -> bool:  # noqa: ARG002 - the interface's
+        """True."""
+        return True
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002 - the interface's
+        """Nothing."""
+        return ""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - the interface's
+        """The code of an empty module."""
+        return compile("", "<namespace package>", "exec", dont_inherit=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is to be executed."""
+
+    def get_resource_reader(self, fullname: str) -> ResourceReader:  # noqa: ARG002 - the interface's
+        """The reader of the data in all portions that releases brought."""
+        from plugin_manager.loader._resources import Resource, ResourceReader  # noqa: PLC0415 - slow
+
+        return ResourceReader(Resource(self._portions()))
+
+
+_LOADERS: dict[Kind, type[_SourceLoader | _BytecodeLoader | _ExtensionLoader]] = {
+    Kind.SOURCE: _SourceLoader,
+    Kind.BYTECODE: _BytecodeLoader,
+    Kind.EXTENSION: _ExtensionLoader,
+}
+
+
+def loader_for(tree: Tree, kind: Kind, name: str, path: str) -> abc.Loader:
+    """The loader of the module `name` of `kind` from the file (a namespace's directory) `path`."""
+    if kind is Kind.NAMESPACE:
+        return NamespaceLoader(lambda: [(tree, path)])
+    return _LOADERS[kind](tree, name, path)

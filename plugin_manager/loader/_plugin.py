@@ -1,0 +1,179 @@
+"""A loaded plugin, as a host application holds it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from packaging.version import Version
+
+from plugin_manager.errors import RefusedError
+from plugin_manager.loader._finder import FINDER, Source
+from plugin_manager.loader._modules import contents
+from plugin_manager.loader._names import vendored_modules
+from plugin_manager.loader._tree import Tree
+from plugin_manager.manifest import About, Manifest
+from plugin_manager.model import PluginName, Release
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["LoadedPlugin", "load"]
+
+
+def load(manifest: Manifest, directory: Path) -> LoadedPlugin:
+    """The release in `directory`, all its files verified now, its modules ready to be imported.
+
+    `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
+    that is not as signed, and ModuleConflictError where the release brings a module that this
+    process has already, both before anything has changed. Threads may load at the same time.
+    """
+    # Resolved, so that a module's place is the same in whatever way the host spells the store.
+    tree = Tree(manifest, directory.resolve())
+    tree.verify()
+    root = manifest.python.root
+    brought = contents(tree, root)
+    source = Source(tree, root, brought, vendored_modules(tree, root, brought))
+    FINDER.add(source)
+    return LoadedPlugin(source)
+
+
+class LoadedPlugin:
+    """A release in use. Made by `load`; a context manager that unloads at its end.
+
+    What `read`, `open`, imports and `importlib.resources` give was hashed as it was read for that
+    very use. Bare paths (`path`, a module's `__file__`) lead to files that were verified at the
+    load: use them for programs that want a path, and prefer the others where you can.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._unloaded = False
+
+    def __repr__(self) -> str:
+        state = ", unloaded" if self._unloaded else ""
+        return f"<{type(self).__name__} {self.release}{state}>"
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """The signed description of the release."""
+        return self._source.tree.manifest
+
+    @property
+    def release(self) -> Release:
+        """Plugin, version and platform."""
+        return self.manifest.release
+
+    @property
+    def name(self) -> PluginName:
+        """The plugin's name."""
+        return self.release.plugin
+
+    @property
+    def version(self) -> Version:
+        """The release's version."""
+        return self.release.version
+
+    @property
+    def about(self) -> About:
+        """What the publisher says about the plugin. Escape it before display."""
+        return self.manifest.about
+
+    # --- files ---------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The release's directory. It may hold more than was signed; `files` says what was."""
+        return self._source.tree.directory
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the release's files that this interpreter uses, in the bundle's order."""
+        tree = self._source.tree
+        return tuple(path for path in tree.files if tree.is_file(path))
+
+    def read(self, path: str) -> bytes:
+        """The verified bytes of a file; raises NotFoundError, CorruptError."""
+        return self._source.tree.read(path)
+
+    def open(self, path: str) -> BinaryIO:
+        """A stream of the verified bytes of a file, for files larger than memory.
+
+        Seekable. Raises NotFoundError and CorruptError, reading from it CorruptError.
+        """
+        return self._source.tree.open(path)
+
+    def verify(self) -> None:
+        """Hash every file again; raises CorruptError naming all that are not as signed."""
+        self._source.tree.verify()
+
+    # --- code ----------------------------------------------------------------------------------
+
+    @cached_property
+    def entry_points(self) -> tuple[EntryPoint, ...]:
+        """The release's entry points; `load()` of one imports its module."""
+        from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
+
+        return tuple(_metadata.entry_points(self.manifest))
+
+    def entry_points_in(self, group: str) -> tuple[EntryPoint, ...]:
+        """The release's entry points in `group`."""
+        return tuple(entry for entry in self.entry_points if entry.group == group)
+
+    def import_module(self, name: str) -> ModuleType:
+        """The module `name` of this release, imported; what it raises is passed on.
+
+        Raises ModuleNotFoundError where the release brings no such name, RefusedError after
+        `unload`.
+        """
+        if self._unloaded:
+            raise RefusedError(
+                f"{self.release} was unloaded", remedy="Load the plugin again.", module=name
+            )
+        brought = self._source.brought
+        above = name
+        while above and above not in brought.modules and above not in brought.namespaces:
+            above = above.rpartition(".")[0]
+        if not above:
+            raise ModuleNotFoundError(f"{self.release} has no module {name!r}", name=name)
+        return importlib.import_module(name)
+
+    @property
+    def modules(self) -> Mapping[str, ModuleType]:
+        """The release's modules that are imported now, by name."""
+        return FINDER.modules(self._source)
+
+    @property
+    def shared(self) -> Mapping[str, str]:
+        """The vendored modules that this process had already, and where it has them from.
+
+        The release uses those, in the version that they are.
+        """
+        return self._source.names.shared
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether `unload` was called."""
+        return self._unloaded
+
+    def unload(self) -> None:
+        """Make the release's modules importable no longer and remove them from `sys.modules`.
+
+        Objects that somebody still holds live on, and so do threads, handlers and other traces
+        that the plugin's code left; native code stays mapped. Modules that another loaded plugin
+        shares stay until that is unloaded too. Calling it again does nothing.
+        """
+        self._unloaded = True
+        FINDER.remove(self._source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unload()

@@ -1,0 +1,110 @@
+"""A release's files as its manifest lists them. The directory on disk is never asked what is there.
+
+So a file that somebody dropped into the directory does not exist here, and what is read is hashed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from plugin_manager.errors import CorruptError
+from plugin_manager.manifest import File, Manifest
+from plugin_manager.store import open_verified, read_verified, release_faults
+
+__all__ = ["BYTECODE_TAG", "Tree", "join"]
+
+# Files with this tag in the manifest are for this interpreter; others' are as if they were not.
+BYTECODE_TAG = (
+    f"cp{sys.version_info.major}{sys.version_info.minor}"
+    if sys.implementation.name == "cpython"
+    else ""
+)
+
+_MOST_NAMED = 10  # files that an error's message spells out; its `paths` has all
+
+
+def join(directory: str, name: str) -> str:
+    """The bundle path of `name` in `directory`, "" being the top."""
+    return f"{directory}/{name}" if directory else name
+
+
+class Tree:
+    """The files of `manifest` in `directory` (real, absolute) that this interpreter may use.
+
+    Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
+    form of the operating system.
+    """
+
+    def __init__(self, manifest: Manifest, directory: Path) -> None:
+        self.manifest = manifest
+        self.directory = directory
+        self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
+        self._top = str(directory)
+
+    @cached_property
+    def children(self) -> dict[str, list[str]]:
+        """The names in each directory that has any, in the manifest's order."""
+        found: dict[str, list[str]] = {"": []}
+        for file in self.files:
+            path = file
+            while path:
+                parent, _, name = path.rpartition("/")
+                seen = parent in found
+                found.setdefault(parent, []).append(name)
+                if seen:
+                    break
+                path = parent
+        return found
+
+    def is_directory(self, path: str) -> bool:
+        """Whether `path` is a directory."""
+        return path in self.children
+
+    def is_file(self, path: str) -> bool:
+        """Whether `path` is a file; one that carries a tag counts only where it was installed."""
+        file = self.files.get(path)
+        return file is not None and (not file.tag or os.path.lexists(self.location(path)))
+
+    def read(self, path: str) -> bytes:
+        """The verified bytes of the file `path`; raises NotFoundError, CorruptError."""
+        return read_verified(self.directory, self.manifest, self._file(path))
+
+    def open(self, path: str) -> BinaryIO:
+        """A stream of the verified bytes of the file `path`; raises NotFoundError, CorruptError."""
+        return open_verified(self.directory, self.manifest, self._file(path))
+
+    def _file(self, path: str) -> File:
+        return self.files.get(path) or self.manifest.file(path)
+
+    def verify(self) -> None:
+        """Read and hash every file; raises CorruptError naming all that are not as signed."""
+        faults = release_faults(self.directory, self.manifest, self.files.values())
+        if not faults:
+            return
+        release = self.manifest.release
+        named = ", ".join(map(str, faults[:_MOST_NAMED]))
+        more = f" and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
+        raise CorruptError(
+            f"{release} is not as it was signed: {named}{more}",
+            paths=tuple(fault.path for fault in faults),
+            remedy=f"Run 'pluginctl repair {release.plugin}'.",
+            plugin=str(release.plugin),
+        )
+
+    def location(self, path: str) -> str:
+        """Where `path` lies on this machine."""
+        return os.path.join(self._top, *path.split("/")) if path else self._top  # noqa: PTH118 - str
+
+    def path_of(self, location: str) -> str | None:
+        """The path of what would lie at `location`, or None where that is outside the release."""
+        absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+        if absolute == self._top:
+            return ""
+        if not absolute.startswith(self._top + os.sep):
+            return None
+        return absolute[len(self._top) + 1 :].replace(os.sep, posixpath.sep)

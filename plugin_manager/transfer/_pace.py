@@ -1,0 +1,126 @@
+"""The judge of how an answer arrives: how fast, and how much of it.
+
+It sits right above the socket, below everything that parses, so that endless headers, endless
+`100 Continue`, chunk extensions, trailers and bytes that drip all meet the same two bounds. The
+timeout of a socket alone starts anew with each byte.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from http.client import HTTPResponse
+from typing import Any, BinaryIO, Protocol
+
+from plugin_manager.transfer._policy import Policy
+
+__all__ = ["Pace", "PaceError", "paced"]
+
+MOST_HEADER_BYTES = 256 * 1024
+_SLACK_BYTES = 64 * 1024
+
+
+class PaceError(Exception):
+    """An answer came too slowly or was too long; the text completes a sentence about the server."""
+
+
+class Pace:
+    """What one answer after the other may cost. For one thread, and one answer at a time."""
+
+    def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
+        self._policy = policy
+        self._clock = clock
+        self.deadline: float | None = None  # a reading of `clock`, for all answers together
+        self._answer: HTTPResponse | None = None
+        self._header = True
+        self._left_bytes = 0
+        self._since = 0.0
+        self._window_bytes = 0
+
+    def begin_header(self, answer: HTTPResponse) -> None:
+        """A request was sent; what comes now is the header of `answer`."""
+        self._answer = answer
+        self._header = True
+        self._left_bytes = MOST_HEADER_BYTES
+        self._since = self._clock()
+
+    def begin_body(self, most_bytes: int) -> None:
+        """The header was read; at most `most_bytes` of content are wanted."""
+        self._header = False
+        # Chunked coding adds a few bytes to each chunk; more than the content itself is malice.
+        self._left_bytes = 2 * most_bytes + _SLACK_BYTES
+        self._since = self._clock()
+        self._window_bytes = 0
+
+    def abandon(self) -> None:
+        """Close the answer: urllib3 forgets to where it dislikes a header."""
+        if self._answer is not None:
+            self._answer.close()
+
+    def judge(self, count: int) -> None:
+        """Take note of `count` bytes that just came; raises PaceError."""
+        policy, now = self._policy, self._clock()
+        self._left_bytes -= count
+        self._window_bytes += count
+        if self._left_bytes < 0:
+            what = "a header without end" if self._header else "more bytes than were asked for"
+            raise PaceError(f"sends {what}")
+        if self.deadline is not None and now >= self.deadline:
+            raise PaceError(f"took longer than {policy.deadline_seconds:g} s")
+        elapsed = now - self._since
+        if self._header:
+            if elapsed > policy.read_timeout_seconds:
+                raise PaceError(f"sent no whole header in {policy.read_timeout_seconds:g} s")
+        elif elapsed >= policy.rate_window_seconds:
+            if self._window_bytes < policy.least_bytes_per_second * elapsed:
+                raise PaceError(f"sent only {self._window_bytes} bytes in {elapsed:.0f} s")
+            self._since, self._window_bytes = now, 0
+
+
+class _Socket(Protocol):
+    def makefile(self, mode: str, buffering: int = ...) -> Any: ...
+
+
+class _PacedReader(io.RawIOBase):
+    def __init__(self, raw: BinaryIO, pace: Pace) -> None:
+        self._raw, self._pace = raw, pace
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count: int = self._raw.readinto(buffer)  # type: ignore[attr-defined]  # BinaryIO lacks it; a SocketIO has it
+        self._pace.judge(count)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PacedSocket:
+    """As much of a socket as http.client's response uses."""
+
+    def __init__(self, socket: _Socket, pace: Pace) -> None:
+        self._socket, self._pace = socket, pace
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_PacedReader(self._socket.makefile(mode, 0), self._pace))
+
+
+def paced(pool_class: Any, pace: Pace) -> Any:
+    """`pool_class`, a urllib3 connection pool's class, with every answer read through `pace`.
+
+    Uses `ConnectionCls` and `response_class`, the seams that urllib3 and http.client offer.
+    """
+
+    def response(socket: _Socket, *arguments: Any, **keywords: Any) -> HTTPResponse:
+        shim: Any = _PacedSocket(socket, pace)
+        answer = HTTPResponse(shim, *arguments, **keywords)
+        pace.begin_header(answer)
+        return answer
+
+    connection = type(
+        "PacedConnection", (pool_class.ConnectionCls,), {"response_class": staticmethod(response)}
+    )
+    return type("PacedPool", (pool_class,), {"ConnectionCls": connection})

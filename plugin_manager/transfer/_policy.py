@@ -1,0 +1,103 @@
+"""How patient a transfer is, and the counting of its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import frozen
+
+from plugin_manager.errors import NetworkError
+
+__all__ = ["Attempts", "Policy", "TryAgainError"]
+
+
+@frozen
+class Policy:
+    """What a transfer tolerates, and for how long.
+
+    `ca_bundle` is a PEM file of certificate authorities accepted besides the system's; plain http
+    is spoken with this machine only, unless `insecure_http`.
+
+    An answer's header must be whole `read_timeout_seconds` after the request; its body may pause
+    for as long, and must bring `least_bytes_per_second` over every window of
+    `rate_window_seconds`, so that a byte now and then is not enough. `deadline_seconds` bounds one
+    whole call including its pauses; it may be overrun by one read timeout.
+
+    A call gives up after `attempts` failures without progress (a delivered frame) between them,
+    or `attempts_in_all`. Before failure n is followed by another attempt it waits
+    `pause_seconds` * 2^(n-1), at most `most_pause_seconds`, less up to half of it at random; or as
+    long as the server's Retry-After says, at most `most_retry_after_seconds`.
+    """
+
+    ca_bundle: Path | None = None
+    insecure_http: bool = False
+    connect_timeout_seconds: float = 10
+    read_timeout_seconds: float = 30
+    least_bytes_per_second: float = 1024
+    rate_window_seconds: float = 30
+    deadline_seconds: float | None = None
+    attempts: int = 6
+    attempts_in_all: int = 100
+    pause_seconds: float = 0.5
+    most_pause_seconds: float = 30
+    most_retry_after_seconds: float = 120
+    most_redirects: int = 5
+
+
+class TryAgainError(NetworkError):
+    """A failure that another attempt may mend, after `pause_seconds` if the server said so."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        pause_seconds: float = 0,
+        remedy: str = "",
+        **context: object,
+    ) -> None:
+        super().__init__(message, status=status, remedy=remedy, **context)
+        self.pause_seconds = pause_seconds
+
+
+class Attempts:
+    """The failures of one call, and the pauses between them; `deadline` is a reading of `clock`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        deadline: float | None,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        random: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._deadline = deadline
+        self._clock, self._sleep, self._random = clock, sleep, random
+        self._in_a_row = 0
+        self._in_all = 0
+
+    def failed(self, error: TryAgainError, *, progressed: bool = False) -> None:
+        """Wait until the next attempt is due, or raise NetworkError where there shall be none."""
+        policy = self._policy
+        # Progress only forgives failures up to a point: a server that hands out one frame a
+        # connection must not keep us for ever.
+        self._in_a_row = 1 if progressed else self._in_a_row + 1
+        self._in_all += 1
+        if self._in_a_row >= policy.attempts or self._in_all >= policy.attempts_in_all:
+            raise _given_up(error, f"gave up after {self._in_all} attempts") from error
+        longest = min(policy.pause_seconds * 2 ** (self._in_a_row - 1), policy.most_pause_seconds)
+        # Half of it at random: clients that failed together must not come back together.
+        pause = longest * (1 - self._random() / 2)
+        pause = max(pause, min(error.pause_seconds, policy.most_retry_after_seconds))
+        if self._deadline is not None and self._clock() + pause >= self._deadline:
+            raise _given_up(error, f"no time left of {policy.deadline_seconds:g} s") from error
+        self._sleep(pause)
+
+
+def _given_up(error: TryAgainError, why: str) -> NetworkError:
+    context = {name: value for name, value in error.context.items() if name != "status"}
+    remedy = error.remedy or "Check the connection and try again: what has arrived is kept."
+    return NetworkError(f"{error.message} ({why})", status=error.status, remedy=remedy, **context)
