@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import evolve, frozen
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from resolvelib import (
-    AbstractProvider,
-    BaseReporter,
-    ResolutionImpossible,
-    ResolutionTooDeep,
-    Resolver,
-)
+from resolvelib import AbstractProvider, BaseReporter
+from resolvelib.resolvers import Resolution, ResolutionImpossible, ResolutionTooDeep
 
 from plugin_manager.catalogue import Catalogue, CatalogueEntry
 from plugin_manager.errors import (
@@ -240,6 +235,7 @@ class _Situation:
     moving: frozenset[PluginName]
     listings: _Listings
     heed_host: bool = True
+    excluded: frozenset[Release] = frozenset()
 
     def is_installed(self, entry: CatalogueEntry) -> bool:
         return self.installed.get(entry.release.plugin) == entry.release
@@ -269,15 +265,18 @@ class _Situation:
         self, plugin: PluginName, requirements: Sequence[_Requirement]
     ) -> list[CatalogueEntry]:
         """The entries that satisfy all `requirements`, the most wanted first."""
-        pinned = any(requirement.pins for requirement in requirements)
+        # The search hands over requirements one by one; what was asked is known from the start.
+        known = [*requirements, *(one for one in self.asked if one.plugin == plugin)]
+        pinned = any(requirement.pins for requirement in known)
         found = [
             entry
             for entry in self.listings.entries(plugin)
-            if (not entry.yanked or pinned or self.is_installed(entry))
+            if entry.release not in self.excluded
+            and (not entry.yanked or pinned or self.is_installed(entry))
             and all(self.satisfies(entry, requirement) for requirement in requirements)
         ]
         # PEP 440: pre-releases only where a specifier names one, or there is nothing else.
-        if not any(requirement.specifier.prereleases for requirement in requirements) and any(
+        if not any(requirement.specifier.prereleases for requirement in known) and any(
             not entry.release.version.is_prerelease for entry in found
         ):
             found = [
@@ -286,6 +285,16 @@ class _Situation:
                 if not entry.release.version.is_prerelease or self.is_installed(entry)
             ]
         return sorted(found, key=self._rank)
+
+    def preferences(self, plugin: PluginName) -> list[CatalogueEntry]:
+        """What would be best for `plugin`, if nothing else were in the way."""
+        if plugin in self.fixed:
+            return []
+        requirements = [request for request in self.asked if request.plugin == plugin]
+        wanted = self.candidates(
+            plugin, requirements or [_Requirement(plugin, SpecifierSet(), _Origin.INSTALLED)]
+        )
+        return wanted if plugin in self.moving else wanted[:1]
 
     def _rank(self, entry: CatalogueEntry) -> int:
         if self.is_installed(entry) and entry.release.plugin not in self.moving:
@@ -385,7 +394,7 @@ def resolve(
     releases are never picked, yanked ones only where pinned exactly or installed, pre-releases
     where a specifier names one or nothing else fits. Installed releases that would not load
     (blocked, unfit, no longer listed) stay as long as nothing new relies on them. `catalogue` is
-    called at most once a plugin. The result is ordered by name, and the same for the same arguments.
+    called at most once a plugin. Equal arguments give equal results, ordered by name.
 
     Raises RefusedError where a held plugin is requested at another version, IncompatibleHostError
     where nothing but the host is in the way, ConflictError for all other reasons; NotFoundError as
@@ -411,7 +420,7 @@ def resolve(
         found = _search(situation)
     except _ImpossibleError:
         raise _explained(situation) from None
-    found = _least_moved(situation, found)
+    found = _preferred(situation, found)
     return {plugin: found[plugin] for plugin in sorted(found)}
 
 
@@ -427,7 +436,7 @@ def _refuse_held(request: _Requirement, release: Release) -> None:
 def _search(situation: _Situation) -> dict[PluginName, CatalogueEntry]:
     """A set that meets everything; raises _ImpossibleError."""
     conflicts = _Conflicts()
-    requirements = [
+    roots = [
         *situation.asked,
         *(
             _Requirement(plugin, SpecifierSet(), _Origin.INSTALLED)
@@ -435,7 +444,8 @@ def _search(situation: _Situation) -> dict[PluginName, CatalogueEntry]:
         ),
     ]
     try:
-        result = Resolver(_Provider(situation), conflicts).resolve(requirements, MAX_ROUNDS)
+        # Not resolvelib's Resolver: it recurses for ever over a circle that a later pin cut off.
+        state = Resolution(_Provider(situation), conflicts).resolve(roots, MAX_ROUNDS)
     except ResolutionImpossible as error:
         last = [information.requirement for information in error.causes]
         raise _ImpossibleError([*conflicts.found, last]) from error
@@ -444,28 +454,59 @@ def _search(situation: _Situation) -> dict[PluginName, CatalogueEntry]:
             f"no set of releases was found in {MAX_ROUNDS} steps",
             remedy="Ask for exact versions, such as 'acme/maps==2.1'.",
         ) from error
-    return dict(result.mapping)
+    found, strays = _needed(situation, state.mapping, roots)
+    return _search(evolve(situation, excluded=situation.excluded | strays)) if strays else found
 
 
-def _least_moved(
+def _needed(
+    situation: _Situation,
+    pinned: Mapping[PluginName, CatalogueEntry],
+    roots: Iterable[_Requirement],
+) -> tuple[dict[PluginName, CatalogueEntry], frozenset[Release]]:
+    """What of `pinned` is needed, and which releases of that may not be there.
+
+    A search leaves behind what only discarded releases needed, and what only they permitted: a
+    yanked release that one of them pinned, a pre-release that one of them named.
+    """
+    wishes: dict[PluginName, list[_Requirement]] = {}
+    waiting = list(roots)
+    while waiting:
+        requirement = waiting.pop()
+        plugin = requirement.plugin
+        entry = pinned[plugin]
+        if plugin not in wishes and situation.usable(entry):
+            waiting += (_Requirement(r.plugin, r.specifier, entry) for r in entry.requirements)
+        wishes.setdefault(plugin, []).append(requirement)
+    strays = frozenset(
+        pinned[plugin].release
+        for plugin, requirements in wishes.items()
+        if pinned[plugin] not in situation.candidates(plugin, requirements)
+    )
+    return {plugin: pinned[plugin] for plugin in wishes}, strays
+
+
+def _preferred(
     situation: _Situation, found: dict[PluginName, CatalogueEntry]
 ) -> dict[PluginName, CatalogueEntry]:
-    """`found`, but with as many unasked moves undone as can be, one by one."""
-    installed = situation.installed
-    decided = {plugin: found[plugin].release for plugin in situation.moving if plugin in found}
-    for plugin in sorted(installed.keys() - decided.keys() - situation.fixed.keys()):
-        if situation.is_installed(found[plugin]):
-            decided[plugin] = installed[plugin]
-    for plugin in sorted(installed.keys() - decided.keys() - situation.fixed.keys()):
-        entries = situation.listings.entries(plugin)
-        if any(situation.is_installed(entry) and entry.blocked for entry in entries):
-            continue
-        fixed = {**situation.fixed, **decided, plugin: installed[plugin]}
-        try:
-            found = _search(evolve(situation, fixed=fixed))
-        except _ImpossibleError:
-            continue
-        decided[plugin] = installed[plugin]
+    """`found`, bettered plugin by plugin: the newest for what shall move, no move for the rest.
+
+    A search decides one plugin first and may revise that for a later one. So each is decided
+    anew, in order of importance, by whether a set exists that gives it something better. Where the
+    search was lucky, as it mostly is, that costs nothing.
+    """
+    asked = [request.plugin for request in situation.asked]
+    upgraded = sorted(situation.moving.intersection(situation.installed))
+    decided = dict(situation.fixed)
+    for plugin in dict.fromkeys([*asked, *upgraded, *sorted(situation.installed)]):
+        for entry in situation.preferences(plugin):
+            if entry == found[plugin]:
+                break
+            try:
+                found = _search(evolve(situation, fixed={**decided, plugin: entry.release}))
+            except _ImpossibleError:
+                continue
+            break
+        decided[plugin] = found[plugin].release
     return found
 
 
@@ -483,14 +524,20 @@ def _explained(situation: _Situation) -> ConflictError | IncompatibleHostError:
         found = _search(imagined)
     except _ImpossibleError as impossible:
         return _conflict(situation, imagined, impossible.conflicts)
-    return _incompatible(situation, found)
+    culprits = [entry for entry in found.values() if not situation.listings.fits(entry)]
+    return _incompatible(situation, found, culprits) if culprits else _unexplained()
+
+
+def _unexplained() -> ConflictError:
+    return ConflictError("no set of releases meets everything that was asked for")
 
 
 def _incompatible(
-    situation: _Situation, imagined: Mapping[PluginName, CatalogueEntry]
+    situation: _Situation,
+    imagined: Mapping[PluginName, CatalogueEntry],
+    culprits: list[CatalogueEntry],
 ) -> IncompatibleHostError:
-    """The error that names what in the set `imagined` does not fit the host."""
-    culprits = [entry for entry in imagined.values() if not situation.listings.fits(entry)]
+    """The error that names the `culprits`, which do not fit the host, in the set `imagined`."""
     # An installed release that does not fit is hardly the cause, unless there is no other.
     culprits.sort(key=lambda entry: (situation.is_installed(entry), entry.release))
     found = [(entry, misfit) for entry in culprits for misfit in situation.listings.misfits(entry)]
@@ -536,7 +583,7 @@ def _conflict(
         if len(sentences) == _MOST_REASONS:
             break
     if not sentences:
-        return ConflictError("no set of releases meets everything that was asked for")
+        return _unexplained()
     message, ways_out = next(iter(sentences.items()))
     others = [f"ask for '{other}'" for other in _others(situation)]
     return ConflictError(

@@ -70,6 +70,11 @@ class Settings:
             )
         return data
 
+    @property
+    def root_name(self) -> str:
+        """What the pinned root is called in errors: its file, where it has one."""
+        return f"root of trust {self.root}" if isinstance(self.root, Path) else "pinned root"
+
     def base_url(self) -> str:
         """The repository's address; raises InvalidInputError where there is none."""
         if not self.repository:

@@ -155,11 +155,12 @@ def test_two_versions_that_are_equal_make_equal_releases():
 # --- platforms ---------------------------------------------------------------------------------
 
 
-def test_a_host_accepts_any_and_the_platforms_among_its_tags():
-    host = Host(Version("3.11"), frozenset({"cp311-cp311-manylinux_2_17_x86_64"}), "cp311")
-    assert host.accepts(Platform.parse("any"))
-    assert host.accepts(Platform.parse("cp310.cp311-cp311-win_amd64.manylinux_2_17_x86_64"))
-    assert not host.accepts(Platform.parse("cp311-cp311-win_amd64"))
+def test_a_host_ranks_platforms_by_its_tags_and_any_last():
+    host = Host(Version("3.11"), ("cp311-cp311-manylinux_2_17_x86_64", "py3-none-any"), "cp311")
+    assert host.rank("any") == 2
+    assert host.rank("cp310.cp311-cp311-win_amd64.manylinux_2_17_x86_64") == 0
+    assert host.rank("py2.py3-none-any") == 1
+    assert host.rank("cp311-cp311-win_amd64") is None
 
 
 @pytest.mark.parametrize(

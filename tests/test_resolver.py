@@ -154,7 +154,7 @@ def test_a_new_dependency_yields_to_what_is_installed():
 
 
 def test_control_without_undoing_moves_the_installed_one_would_move(monkeypatch):
-    monkeypatch.setattr(resolver, "_least_moved", lambda situation, found: found)
+    monkeypatch.setattr(resolver, "_preferred", lambda situation, found: found)
     with pytest.raises(AssertionError):
         test_a_new_dependency_yields_to_what_is_installed()
 
@@ -180,8 +180,7 @@ def test_asking_for_another_version_of_a_held_plugin_is_refused():
     world = World(entry("b 1.0"), entry("b 2.0"))
     error = world.fails(RefusedError, "b>=2", installed="b 1.0", held="b")
     assert str(error) == (
-        "acme/b is held at 1.0, so acme/b>=2 is not installed. "
-        "Run 'pluginctl unhold acme/b' first."
+        "acme/b is held at 1.0, so acme/b>=2 is not installed. Run 'pluginctl unhold acme/b' first."
     )
 
 
@@ -293,6 +292,28 @@ def test_circles_are_no_obstacle():
     assert world.resolve("b") == "a 1.0, b 1.0, c 1.0"
 
 
+def test_circles_that_a_discarded_release_left_behind_are_no_obstacle():
+    world = World(entry("a 1", "a", "c<2"), entry("a 2", "a<2"), entry("c 1"), entry("c 2", "a"))
+    assert world.resolve("c") == "c 1"
+
+
+def test_what_only_a_discarded_release_permitted_is_not_picked():
+    # The newest a pins the yanked b, but cannot be had itself.
+    world = World(
+        entry("a 1", "b"), entry("a 2", "b==2", "c"), entry("c 1", "a<2"),
+        entry("b 1"), entry("b 2", yanked="broken"), entry("b 1.5b1"),
+    )  # fmt: skip
+    assert world.resolve("a") == "a 1, b 1"
+    selfish = World(entry("a 1", yanked="broken"), entry("a 3", "a==1"))
+    selfish.fails(ConflictError, "a")
+
+
+def test_what_was_asked_for_is_the_newest_though_its_dependency_is_not():
+    # The newest a would do with an older c, but it is c that was asked for.
+    world = World(entry("a 1"), entry("a 2", "c<2"), entry("c 1"), entry("c 2", "a"))
+    assert world.resolve("c") == "a 1, c 2"
+
+
 def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch):
     monkeypatch.setattr(resolver, "MAX_ROUNDS", 3)
     world = World(*(entry(f"p{n} 1.0", f"p{n + 1}") for n in range(9)), entry("p9 1.0"))
@@ -331,8 +352,7 @@ def test_host_that_is_too_old_is_told_with_both_ways_out():
     [
         (
             {"python": ">=3.12,<4"},
-            "needs Python < 4, >= 3.12, this is Python 3.11.4. "
-            "Run the host with another Python.",
+            "needs Python < 4, >= 3.12, this is Python 3.11.4. Run the host with another Python.",
         ),
         (
             {"memory_bytes": 12 * 2**30},
@@ -344,8 +364,8 @@ def test_host_that_is_too_old_is_told_with_both_ways_out():
         ),
         (
             {"platform": "cp311-cp311-win_amd64"},
-            "is built for cp311-cp311-win_amd64, which this Python cannot use. "
-            "Ask the publisher for a release for this platform.",
+            ("is built for cp311-cp311-win_amd64, which this Python cannot use. "
+            "Ask the publisher for a release for this platform."),
         ),
     ],
 )
@@ -408,9 +428,6 @@ def test_missing_version_is_told():
     world = World(entry("a 1.0", "b>=9"), entry("b 1.0"))
     assert str(world.fails(ConflictError, "b>=3")) == (
         "acme/b>=3 was asked for, but there is no such release: the newest is 1.0. "
-        "Ask for 'acme/b<3'."
-    ) or str(world.fails(ConflictError, "b>=3")) == (
-        "acme/b>=3 was asked for, but there is no such release: the newest is 1.0. "
         "Ask for 'acme/b==1.0'."
     )
     assert world.fails(ConflictError, "a").message == (
@@ -458,13 +475,17 @@ def worlds(draw):
     return World(*sorted(entries, key=lambda one: one.release))
 
 
-def consistent(chosen: dict[PluginName, CatalogueEntry], requests, installed) -> bool:
-    """Whether a set keeps all rules that can be judged on the set alone, told independently."""
-    pinned = {
-        (requirement.plugin)
-        for requirement in [*requests, *(r for one in chosen.values() for r in one.requirements)]
-        if str(requirement.specifier).startswith("==")
-    }
+def consistent(
+    chosen: dict[PluginName, CatalogueEntry], requests, installed, *, pins_of_releases: bool
+) -> bool:
+    """Whether a set keeps all rules that can be judged on the set alone, told independently.
+
+    `pins_of_releases` says whether a yanked release may be there because another one pins it.
+    """
+    pinning = list(requests)
+    if pins_of_releases:
+        pinning += [requirement for one in chosen.values() for requirement in one.requirements]
+    pinned = {one.plugin for one in pinning if str(one.specifier).startswith("==")}
     for plugin, one in chosen.items():
         if one.blocked or one.needs.host:
             return False
@@ -474,11 +495,13 @@ def consistent(chosen: dict[PluginName, CatalogueEntry], requests, installed) ->
             other = chosen.get(requirement.plugin)
             if other is None or other.release.version not in requirement.specifier:
                 return False
-    return all(
-        request.plugin in chosen
-        and chosen[request.plugin].release.version in request.specifier
-        for request in requests
-    ) and installed.keys() <= chosen.keys()
+    return (
+        all(
+            request.plugin in chosen and chosen[request.plugin].release.version in request.specifier
+            for request in requests
+        )
+        and installed.keys() <= chosen.keys()
+    )
 
 
 def every_set(world: World):
@@ -519,10 +542,12 @@ def test_result_keeps_all_rules_exists_where_one_can_and_moves_no_more_than_it_m
             if request.plugin in stuck
         )
     )
+    # Whether a yanked release is pinned by another may show too late in the search: so what it
+    # finds may make use of that, but it need not find what is possible only so.
     possible = [
         chosen
         for chosen in every_set(world)
-        if consistent(chosen, requests, installed)
+        if consistent(chosen, requests, installed, pins_of_releases=False)
         and all(chosen[plugin].release == release for plugin, release in stuck.items())
     ]
     arguments = {
@@ -533,22 +558,23 @@ def test_result_keeps_all_rules_exists_where_one_can_and_moves_no_more_than_it_m
     }
     try:
         found = resolve(requests, **arguments)
-    except (ConflictError, IncompatibleHostError) as error:
+    except (ConflictError, IncompatibleHostError):
         assert possible == []
-        assert error.message
         return
-    assert found in possible
+    assert consistent(found, requests, installed, pins_of_releases=True)
+    assert all(found[plugin].release == release for plugin, release in stuck.items())
     assert list(found) == sorted(found)
     assert resolve(requests, **arguments) == found
     # Nothing is picked that nobody needs.
     needed = {request.plugin for request in requests} | set(installed)
     needed |= {one.plugin for chosen in found.values() for one in chosen.requirements}
     assert set(found) <= needed
-    # What was asked for is the newest: none of the possible sets has better for all of it.
+    # What was asked for alone is the newest that can be.
     asked = {request.plugin for request in requests}
     if len(asked) == 1:
         (only,) = asked
-        assert found[only].release.version == max(c[only].release.version for c in possible)
+        versions = [chosen[only].release.version for chosen in possible]
+        assert found[only].release.version >= max(versions, default=Version("0"))
     # No unasked move could be undone alone.
     moved = {p for p, r in installed.items() if found[p].release != r} - asked
     stayed = {p: r for p, r in installed.items() if p not in moved}
@@ -586,9 +612,7 @@ def test_missing_and_wrong_dependencies_are_told():
 def test_release_that_does_not_fit_the_host_is_told():
     with pytest.raises(IncompatibleHostError) as caught:
         checked(entry("d 1.0", host=">=4"))
-    assert str(caught.value) == (
-        "acme/d 1.0 needs host >= 4, this host is 3.9. Upgrade the host."
-    )
+    assert str(caught.value) == ("acme/d 1.0 needs host >= 4, this host is 3.9. Upgrade the host.")
     assert caught.value.context["fact"] == "host"
 
 

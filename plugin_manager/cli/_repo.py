@@ -401,11 +401,11 @@ def serve_command(directory: Path, port: int, as_json: bool) -> None:
     def served(method: str, path: str, code: int, count: int) -> None:
         session.aside(f"{method} {path} {code} {count}")
 
-    with serve(directory, port, served=served) as server:
+    # An interruption is the way to end it, and may come at any moment.
+    with suppress(KeyboardInterrupt), serve(directory, port, served=served) as server:
         session.result({"base_url": server.base_url})
         session.say(f"Serving {directory} at {server.base_url} until interrupted.")
-        with suppress(KeyboardInterrupt):  # the way to end it
-            server.wait()
+        server.wait()
 
 
 # --- as JSON -----------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ class PluginManager:
             self.settings.pinned_root(),
             metadata_url=self.settings.repository + "metadata/",
             targets_url=self.settings.repository + "targets/",
+            root_name=self.settings.root_name,
             fetch=self._fetch,
             expiry=Expiry.grace(self.settings.grace),
             now=self._now,
@@ -296,7 +297,7 @@ class PluginManager:
     def _plan_online(
         self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
     ) -> Plan:
-        self.settings.base_url()
+        self._require_source()
         with self._writing():
             generation = self._store.current()
             chosen = self._resolve(generation, requests, upgrade)
@@ -313,6 +314,11 @@ class PluginManager:
                 if not before or before.release != entry.release:
                     steps.append(self._step(vouching, entry.release, before))
             return Plan(action, generation.number, tuple(steps), tuple(notes))
+
+    def _require_source(self) -> None:
+        """Raise InvalidInputError unless there are a repository and a sound pinned root."""
+        self.settings.base_url()
+        self._trust.check_root()
 
     def _resolve(
         self,
@@ -470,7 +476,7 @@ class PluginManager:
             self._store.require_room(plan.needed.write_bytes)
             done, total = 0, plan.needed.fetch_bytes
             for step in plan.steps:
-                if step.after is not None and step.head is not None:
+                if step.bundle_path:
                     done += self._bring(step, done, total)
             changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
             if not changes:
@@ -482,8 +488,7 @@ class PluginManager:
         assert step.after is not None
         assert step.head is not None
         head, store = step.head, self._store
-        if step.head_bytes:
-            store.keep_head(step.head_bytes)
+        store.keep_head(step.head_bytes)
         files = head.manifest.files_for(self.host.bytecode_tag)
         whole = not store.has(step.after)
         if not whole:
@@ -534,7 +539,8 @@ class PluginManager:
 
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
-        wanted = _requirements(requests)  # a typing error need not wait for the lock
+        wanted = _requirements(requests)  # what is malformed must not make a store
+        self._require_source()
         with self._writing():
             plan = self.plan_install(*wanted)
             self.apply(plan)
@@ -542,6 +548,7 @@ class PluginManager:
 
     def upgrade(self, *names: str | PluginName) -> Plan:
         """Upgrade as `plan_upgrade` says; returns the plan that was done."""
+        self._require_source()
         with self._writing():
             plan = self.plan_upgrade(*names)
             self.apply(plan)
@@ -615,7 +622,7 @@ class PluginManager:
             return [self._repair(vouching, active) for active in chosen]
 
     def _refetch_metadata(self) -> Vouching:
-        self.settings.base_url()
+        self._require_source()
         with self._trust.update() as update:
             self._keep_chains(update)
         return self._trust.local()

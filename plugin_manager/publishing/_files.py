@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["move_into_place", "write_atomically"]
+from plugin_manager.errors import NoSpaceError, StoreAccessError
+
+__all__ = ["disk_errors", "move_into_place", "write_atomically"]
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into this package's errors, with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or directory)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpaceError(
+                f"{where}: the disk is full",
+                needed_bytes=0,
+                free_bytes=shutil.disk_usage(directory).free if directory.exists() else 0,
+                remedy="Free some space, then run the command again.",
+                path=where,
+            ) from error
+        raise StoreAccessError(
+            f"{where}: {error.strerror or error}",
+            remedy="Check the permissions and the disk.",
+            path=where,
+        ) from error
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -21,6 +21,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # re-export
     Signer,
     SSlibKey,
 )
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
@@ -105,7 +106,7 @@ def read_public_key(path: Path) -> Key:
         return SSlibKey.from_crypto(serialization.load_pem_public_key(path.read_bytes()))
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no public key file {path}", path=str(path)) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise InvalidInputError(
             f"{path}: is not a public key ({error})",
             remedy="Give a PEM file that begins with BEGIN PUBLIC KEY.",
@@ -140,7 +141,12 @@ class KeyRing:
             except NotFoundError as error:
                 absent.append(error)
                 continue
-            metadata.sign(signer, append=True)
+            try:
+                metadata.sign(signer, append=True)
+            except UnsignedMetadataError as error:
+                raise InvalidInputError(
+                    f"key {key.uri} did not sign ({error})", remedy="Check the key and its device."
+                ) from error
         if len(metadata.signatures) < threshold:
             missing = "; ".join(error.message for error in absent)
             raise NotFoundError(

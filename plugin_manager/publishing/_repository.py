@@ -57,7 +57,7 @@ from plugin_manager.publishing._configuration import (
     Configuration,
     RolePolicy,
 )
-from plugin_manager.publishing._files import move_into_place, write_atomically
+from plugin_manager.publishing._files import disk_errors, move_into_place, write_atomically
 from plugin_manager.publishing._keys import KeyRing, Passphrase, SigningKey, generate_key
 from plugin_manager.publishing._metadata import Chain, Edition, RoleStatus, read_chain
 from plugin_manager.publishing._payload import Payload, check
@@ -131,7 +131,7 @@ class Repository:
         now: Callable[[], datetime] = _utc_now,
         wait_seconds: float = 60,
     ) -> None:
-        self.directory = directory.absolute()
+        self.directory = directory.resolve()
         self._passphrase = passphrase
         self._now = now
         self._wait_seconds = wait_seconds
@@ -207,22 +207,25 @@ class Repository:
         return self.directory / CONFIGURATION_FILE
 
     def _configuration(self) -> Configuration:
-        return _configuration.read(self._configuration_path)
+        with disk_errors(self.directory):
+            return _configuration.read(self._configuration_path)
 
     def _chain(self) -> Chain:
-        return read_chain(self._metadata, self._configuration())
+        with disk_errors(self.directory):
+            return read_chain(self._metadata, self._configuration())
 
     @contextmanager
     def _locked(self, name: str = ".lock") -> Iterator[None]:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.directory / name, timeout=self._wait_seconds):
-                yield
-        except Timeout as error:
-            raise LockedError(
-                f"another process is writing to {self.directory}",
-                remedy="Wait for it to finish, then try again.",
-            ) from error
+        with disk_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with FileLock(self.directory / name, timeout=self._wait_seconds):
+                    yield
+            except Timeout as error:
+                raise LockedError(
+                    f"another process is writing to {self.directory}",
+                    remedy="Wait for it to finish, then try again.",
+                ) from error
 
     @contextmanager
     def _edition(self) -> Iterator[Edition]:
@@ -242,7 +245,7 @@ class Repository:
     def status(self) -> Status:
         """All roles and catalogues as clients see them, verified."""
         configuration = self._configuration()
-        chain = read_chain(self._metadata, configuration)
+        chain = self._chain()
         catalogues = []
         for role in sorted(chain.publishers):
             for path in sorted(chain.publishers[role].signed.targets):
@@ -261,8 +264,8 @@ class Repository:
         if given is not None:
             yield given
             return
-        directory = (directory or self.directory / "keys").absolute()
-        if directory.resolve().is_relative_to(self.public.resolve()):
+        directory = (directory or self.directory / "keys").resolve()
+        if directory.is_relative_to(self.public.resolve()):
             raise RefusedError(
                 f"{directory} is inside {self.public}, which is served to everybody",
                 remedy="Keep keys elsewhere.",

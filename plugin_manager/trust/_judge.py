@@ -94,12 +94,12 @@ def _parsed(kind: type[S], data: bytes, where: str) -> tuple[S, bytes, dict[str,
 # --- roots -------------------------------------------------------------------------------------
 
 
-def pinned_root(data: bytes) -> Root:
+def pinned_root(data: bytes, where: str = "pinned root") -> Root:
     """The root that the host pins: trusted as it is, but it must be sound (TUF 5.2).
 
-    Raises InvalidInputError. It may have expired: only the last root of the chain must not.
+    Raises InvalidInputError naming `where`. It may have expired: only the last root of the chain
+    must not.
     """
-    where = "pinned root"
     try:
         root, payload, signatures = _parsed(Root, data, where)
         root.verify_delegate(Root.type, payload, signatures)

@@ -52,8 +52,8 @@ def _now() -> datetime:
 class Trust:
     """What `pinned_root`, the host's own root metadata, vouches for; kept below `directory`.
 
-    `metadata_url` is where the repository serves its metadata, `targets_url` its targets ("": in
-    `targets/` beside it). `fetch(url, most_bytes)` returns a body of at most that length, or
+    `root_name` names it in errors. `metadata_url` is where the repository serves its metadata,
+    `targets_url` its targets ("": in `targets/` beside it). `fetch(url, most_bytes)` returns a body of at most that length, or
     raises NetworkError with its `status`. `expiry` is the policy for `local`; `now` the clock for
     it (python-tuf asks the system's own in an update). Touches neither disk nor network by itself.
 
@@ -69,6 +69,7 @@ class Trust:
         metadata_url: str,
         fetch: Callable[[str, int], bytes],
         targets_url: str = "",
+        root_name: str = "pinned root",
         expiry: Expiry = Expiry.STRICT,
         now: Callable[[], datetime] = _now,
     ) -> None:
@@ -77,11 +78,18 @@ class Trust:
         self.targets_url = f"{(targets_url or f'{beside}/targets').rstrip('/')}/"
         self.directory = directory
         self._pinned_root = pinned_root
+        self._root_name = root_name
         self._fetch = fetch
         self._expiry = expiry
         self._now = now
         self._sets = Sets(directory)
         self._verified: _Verified | None = None
+
+    def check_root(self) -> None:
+        """Raise InvalidInputError naming the pinned root where it is not sound."""
+        from plugin_manager.trust._judge import pinned_root  # noqa: PLC0415 - imports tuf
+
+        pinned_root(self._pinned_root, self._root_name)
 
     def local(self) -> Vouching:
         """The chain from the pinned root over the local files, verified whole; no network.
@@ -95,6 +103,8 @@ class Trust:
     def _current(self) -> _Verified:
         """What is verified of the current set; of the set that replaced it where it was gone."""
         verified = self._verified
+        if verified is None:
+            self.check_root()
         with disk_errors(self.directory):
             while verified is None or self._sets.pointer() != verified.stored.pointer:
                 with contextlib.suppress(SetGoneError):
@@ -114,9 +124,8 @@ class Trust:
         StoreAccessError.
         """
         from plugin_manager.trust._client import Client  # noqa: PLC0415 - imports tuf's client
-        from plugin_manager.trust._judge import pinned_root  # noqa: PLC0415 - imports tuf
 
-        pinned_root(self._pinned_root)
+        self.check_root()
         staging = self.directory / STAGING
         with disk_errors(self.directory):
             shutil.rmtree(staging, ignore_errors=True)

@@ -227,3 +227,16 @@ def test_sizes_are_written_for_people(count: float, text: str) -> None:
 def test_clean_keeps_plain_text_and_replaces_what_a_terminal_obeys() -> None:
     assert clean("Größe 中文\n") == "Größe 中文\n"
     assert clean("a\x1b[0m\rb\x9bc\u202ed") == "a�[0m�b�c�d"
+
+
+@pytest.mark.parametrize("root", ["", "x", "{}", '{"signed": {}}', "[" * 5000, "null"])
+@pytest.mark.parametrize("command", [("install", "acme/maps"), ("upgrade",)])
+def test_a_malformed_root_is_named_and_makes_no_store(
+    world: World, pluginctl: Command, root: str, command: tuple[str, ...]
+) -> None:
+    bad = world.directory / "bad-root.json"
+    bad.write_text(root)
+    with world.online():
+        said = pluginctl("--root", str(bad), *command, code=EXIT_CODES["invalid-input"]).stderr
+    assert str(bad) in said
+    assert not (world.directory / "store").exists()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Timestamp
 
 from plugin_manager.errors import InvalidInputError, NotFoundError, RefusedError
@@ -135,6 +136,21 @@ def test_a_uri_that_cannot_be_used_is_one_clear_error(tmp_path: Path, uri: str) 
     with pytest.raises((InvalidInputError, NotFoundError)) as caught:
         sign(SigningKey(uri, read_public_key(public)), tmp_path)
     assert uri in caught.value.message
+
+
+def test_a_signer_that_fails_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, public = make_plain_key(tmp_path)
+    key = SigningKey(f"file2:{pem}", read_public_key(public))
+
+    def unplugged(*_: object) -> None:
+        raise OSError("the token was unplugged")
+
+    monkeypatch.setattr(CryptoSigner, "sign", unplugged)
+    with pytest.raises(InvalidInputError, match="did not sign") as caught:
+        sign(key, tmp_path)
+    assert key.uri in caught.value.message
 
 
 def test_keys_that_are_away_are_missed_only_below_the_threshold(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_datasette_comes_with_all_it_depends_on(tmp_path: Path) -> None:
         provided=["pip", "setuptools"],
     )
     manifest = head_of(repository, published).manifest
-    assert {"datasette", "jinja2", "pluggy", "sqlite-utils"} <= set(manifest.python.vendored)
+    assert {"datasette", "jinja2", "pluggy", "markupsafe"} <= set(manifest.python.vendored)
     assert [(entry.group, entry.value) for entry in manifest.entry_points] == [
         ("datasette", "datasette_cluster_map")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -28,9 +29,11 @@ from plugin_manager.catalogue import parse as parse_catalogue
 from plugin_manager.errors import (
     InvalidInputError,
     LockedError,
+    NoSpaceError,
     NotFoundError,
     PluginManagerError,
     RefusedError,
+    StoreAccessError,
     UntrustedError,
 )
 from plugin_manager.model import PluginName, WithdrawalKind, parse_version
@@ -206,6 +209,18 @@ def test_a_repository_is_not_made_twice(repository: Repository) -> None:
     with pytest.raises(RefusedError, match="holds a repository already"):
         Repository.create(repository.directory, passphrase=PASSPHRASE)
     assert snapshot(repository.directory) == before
+
+
+def test_keys_elsewhere_are_named_in_full_however_the_directory_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository.create(tmp_path / "r", passphrase=PASSPHRASE)
+    monkeypatch.chdir(repository.directory)
+    here = Repository.open(Path(), passphrase=PASSPHRASE)
+    outside = here.add_publisher("acme", keys_directory=Path("../keys"))
+    assert outside.uri == f"pkcs8:{tmp_path / 'keys' / 'publisher-acme.pem'}"
+    inside = here.add_publisher("globex", keys_directory=Path("more/../keys"))
+    assert inside.uri == "pkcs8:keys/publisher-globex.pem"
 
 
 def test_a_repository_can_be_moved_with_its_keys(repository: Repository, tmp_path: Path) -> None:
@@ -800,6 +815,32 @@ def test_processes_publish_one_after_the_other(
         process.join()
         assert process.exitcode == 0
     assert client.versions() == versions
+
+
+def test_what_the_disk_refuses_is_one_clear_error_with_the_files_name(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = plugin(tmp_path)
+    before = snapshot(repository.directory)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(NoSpaceError, match="the disk is full"):
+            repository.publish(source)
+    assert snapshot(repository.directory) == before
+    key = repository.directory / "keys" / "timestamp.pem"
+    key.rename(tmp_path / "aside")
+    key.mkdir()
+    fresh = Repository.open(repository.directory, passphrase=PASSPHRASE)
+    with pytest.raises(StoreAccessError, match=r"timestamp\.pem: Is a directory"):
+        fresh.refresh()
+    (repository.directory / "repository.toml").unlink()
+    (repository.directory / "repository.toml").mkdir()
+    with pytest.raises(StoreAccessError, match=r"repository\.toml"):
+        fresh.status()
 
 
 PUBLISH = """

@@ -133,9 +133,8 @@ def test_endless_answers_cost_bounded_bytes(name):
 def test_control_without_the_bound_the_endless_answer_is_read(name, monkeypatch):
     monkeypatch.setattr(_pace, "MOST_HEADER_BYTES", 10**12)
     monkeypatch.setattr(_pace, "_SLACK_BYTES", 10**12)
-    with Server(endless(*ENDLESS[name])) as server:
-        with suppress(NetworkError):
-            transfer(Policy(attempts=1)).fetch(server.url(), 10**8)
+    with Server(endless(*ENDLESS[name])) as server, suppress(NetworkError):
+        transfer(Policy(attempts=1)).fetch(server.url(), 10**8)
     assert server.sent_bytes >= ENOUGH_BYTES
 
 

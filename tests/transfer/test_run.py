@@ -44,9 +44,8 @@ def collect(behaviour: Behaviour, *, by: Transfer | None = None, spans=FRAMES):
 def failing(behaviour: Behaviour, error: type[Exception], *, by: Transfer | None = None):
     """As `collect`, for a run that ends in `error`."""
     collector = Collector(CONTENT, FRAMES)
-    with Server(behaviour) as server:
-        with pytest.raises(error) as caught:
-            collector.run(by or transfer(), server.url())
+    with Server(behaviour) as server, pytest.raises(error) as caught:
+        collector.run(by or transfer(), server.url())
     return collector, server, caught.value
 
 
