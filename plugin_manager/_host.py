@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from functools import cache
 from pathlib import Path
 
 from packaging.tags import sys_tags
 from packaging.version import Version
 
-from plugin_manager.model import Host
+from plugin_manager.model import Host, bytecode_tag
 
 __all__ = ["this_host"]
 
@@ -26,7 +25,7 @@ def this_host(version: Version | None, directory: Path) -> Host:
     return Host(
         python=Version(platform.python_version().rstrip("+")),  # "+": built between releases
         tags=_tags(),
-        bytecode_tag=_bytecode_tag(),
+        bytecode_tag=bytecode_tag(),
         version=version,
         memory_bytes=_memory_bytes(),
         free_disk_bytes=_free_disk_bytes(directory),
@@ -37,12 +36,6 @@ def this_host(version: Version | None, directory: Path) -> Host:
 def _tags() -> tuple[str, ...]:
     """The tags this interpreter accepts: some thousand, and they cannot change as it runs."""
     return tuple(map(str, sys_tags()))
-
-
-def _bytecode_tag() -> str:
-    short = {"cpython": "cp", "pypy": "pp"}
-    name = sys.implementation.name
-    return f"{short.get(name, name)}{sys.version_info.major}{sys.version_info.minor}"
 
 
 def _memory_bytes() -> int | None:

@@ -159,7 +159,7 @@ class CorruptError(PluginManagerError):
 
 
 class StoreAccessError(PluginManagerError):
-    """The store's directory cannot be read or written (permissions, read-only, a failing disk)."""
+    """A directory of this program cannot be read or written (permissions, a failing disk)."""
 
     family = "store"
 

@@ -6,6 +6,7 @@ Each parses at the edge (`parse`) and cannot be wrong afterwards. All are frozen
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ __all__ = [
     "Release",
     "Withdrawal",
     "WithdrawalKind",
+    "bytecode_tag",
     "parse_specifier",
     "parse_version",
 ]
@@ -376,6 +378,12 @@ class Host:
             return len(self.tags)
         wanted = set(_expand(platform))
         return next((rank for rank, tag in enumerate(self.tags) if tag in wanted), None)
+
+
+def bytecode_tag() -> str:
+    """The manifest tag of files made for the running interpreter: `cp311`."""
+    name = {"cpython": "cp", "pypy": "pp"}.get(sys.implementation.name, sys.implementation.name)
+    return f"{name}{sys.version_info.major}{sys.version_info.minor}"
 
 
 def _expand(platform: str) -> Iterable[str]:

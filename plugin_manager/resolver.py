@@ -39,9 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Described", "check", "compatibility", "resolve"]
 
-MAX_ROUNDS = 20_000
+MAX_ROUNDS = 5_000
 """A search that takes more steps is given up: catalogues come from many hands, and could be made
 to be searched for ever. Real ones take as many steps as there are plugins, and a few."""
+
+MAX_TRIES = 200
+"""How many searches may be spent on bettering a set that already meets everything."""
 
 _MOST_REASONS = 10
 
@@ -113,7 +116,9 @@ def _holds(specifier: SpecifierSet, version: Version) -> bool:
 
 
 def _spelt(specifier: SpecifierSet) -> str:
-    return ", ".join(f"{one.operator} {one.version}" for one in sorted(specifier, key=str))
+    return ", ".join(
+        f"{one.operator} {one.version}" for one in sorted(specifier, key=str, reverse=True)
+    )
 
 
 def _size(count: int) -> str:
@@ -434,7 +439,7 @@ def _refuse_held(request: _Requirement, release: Release) -> None:
 
 
 def _search(situation: _Situation) -> dict[PluginName, CatalogueEntry]:
-    """A set that meets everything; raises _ImpossibleError."""
+    """A set that meets everything; raises _ImpossibleError, or ConflictError when it gives up."""
     conflicts = _Conflicts()
     roots = [
         *situation.asked,
@@ -443,19 +448,22 @@ def _search(situation: _Situation) -> dict[PluginName, CatalogueEntry]:
             for plugin in sorted(situation.installed)
         ),
     ]
-    try:
-        # Not resolvelib's Resolver: it recurses for ever over a circle that a later pin cut off.
-        state = Resolution(_Provider(situation), conflicts).resolve(roots, MAX_ROUNDS)
-    except ResolutionImpossible as error:
-        last = [information.requirement for information in error.causes]
-        raise _ImpossibleError([*conflicts.found, last]) from error
-    except ResolutionTooDeep as error:
-        raise ConflictError(
-            f"no set of releases was found in {MAX_ROUNDS} steps",
-            remedy="Ask for exact versions, such as 'acme/maps==2.1'.",
-        ) from error
-    found, strays = _needed(situation, state.mapping, roots)
-    return _search(evolve(situation, excluded=situation.excluded | strays)) if strays else found
+    while True:
+        try:
+            # Not resolvelib's Resolver: it recurses for ever over a circle that a pin cut off.
+            state = Resolution(_Provider(situation), conflicts).resolve(roots, MAX_ROUNDS)
+        except ResolutionImpossible as error:
+            last = [information.requirement for information in error.causes]
+            raise _ImpossibleError([*conflicts.found, last]) from error
+        except ResolutionTooDeep as error:
+            raise ConflictError(
+                f"no set of releases was found in {MAX_ROUNDS} steps",
+                remedy="Ask for exact versions, such as 'acme/maps==2.1'.",
+            ) from error
+        found, strays = _needed(situation, state.mapping, roots)
+        if not strays:
+            return found
+        situation = evolve(situation, excluded=situation.excluded | strays)
 
 
 def _needed(
@@ -497,14 +505,18 @@ def _preferred(
     asked = [request.plugin for request in situation.asked]
     upgraded = sorted(situation.moving.intersection(situation.installed))
     decided = dict(situation.fixed)
+    tries = MAX_TRIES
     for plugin in dict.fromkeys([*asked, *upgraded, *sorted(situation.installed)]):
         for entry in situation.preferences(plugin):
-            if entry == found[plugin]:
+            if entry == found[plugin] or tries == 0:
                 break
+            tries -= 1
             try:
                 found = _search(evolve(situation, fixed={**decided, plugin: entry.release}))
             except _ImpossibleError:
                 continue
+            except ConflictError:
+                return found  # good enough, and more would take too long
             break
         decided[plugin] = found[plugin].release
     return found

@@ -21,12 +21,18 @@ LEVELS = [
     {"resolver", "settings"},
     {"bundle", "catalogue"},
     {"manifest"},
-    {"model", "document"},
+    {"model", "document", "durable"},
     {"errors"},
 ]
 LEVEL = {part: index for index, row in enumerate(LEVELS) for part in row}
 # Beyond the rows: only the publisher's commands know publishing; documents hold plain values.
-FORBIDDEN = {("manager", "publishing"), ("loader", "publishing"), ("document", "model")}
+FORBIDDEN = {
+    ("manager", "publishing"),
+    ("loader", "publishing"),
+    ("document", "model"),
+    ("durable", "model"),
+    ("model", "durable"),
+}
 
 
 def imports(source: str) -> Iterator[str]:

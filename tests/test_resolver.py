@@ -314,6 +314,12 @@ def test_what_was_asked_for_is_the_newest_though_its_dependency_is_not():
     assert world.resolve("c") == "a 1, c 2"
 
 
+def test_bettering_a_set_is_given_up_before_it_costs_too_much(monkeypatch):
+    world = World(entry("a 1"), entry("a 2", "c<2"), entry("c 1"), entry("c 2", "a"))
+    monkeypatch.setattr(resolver, "MAX_TRIES", 0)
+    assert world.resolve("c") == "c 1"
+
+
 def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch):
     monkeypatch.setattr(resolver, "MAX_ROUNDS", 3)
     world = World(*(entry(f"p{n} 1.0", f"p{n + 1}") for n in range(9)), entry("p9 1.0"))
@@ -352,7 +358,7 @@ def test_host_that_is_too_old_is_told_with_both_ways_out():
     [
         (
             {"python": ">=3.12,<4"},
-            "needs Python < 4, >= 3.12, this is Python 3.11.4. Run the host with another Python.",
+            "needs Python >= 3.12, < 4, this is Python 3.11.4. Run the host with another Python.",
         ),
         (
             {"memory_bytes": 12 * 2**30},
@@ -364,8 +370,10 @@ def test_host_that_is_too_old_is_told_with_both_ways_out():
         ),
         (
             {"platform": "cp311-cp311-win_amd64"},
-            ("is built for cp311-cp311-win_amd64, which this Python cannot use. "
-            "Ask the publisher for a release for this platform."),
+            (
+                "is built for cp311-cp311-win_amd64, which this Python cannot use. "
+                "Ask the publisher for a release for this platform."
+            ),
         ),
     ],
 )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from plugin_manager.errors import PluginManagerError
-from plugin_manager.manager import Inspection, Plan, Progress
 from plugin_manager.model import utc_text
-from plugin_manager.store import Active, Generation
+
+if TYPE_CHECKING:
+    from plugin_manager.manager import Inspection, Plan, Progress
+    from plugin_manager.store import Active, Generation
 
 __all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code", "size"]
 

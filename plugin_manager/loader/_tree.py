@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import os
 import posixpath
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import File, Manifest
+from plugin_manager.model import bytecode_tag
 from plugin_manager.store import open_verified, read_verified, release_faults
 
 __all__ = ["BYTECODE_TAG", "Tree", "join"]
 
 # Files with this tag in the manifest are for this interpreter; others' are as if they were not.
-BYTECODE_TAG = (
-    f"cp{sys.version_info.major}{sys.version_info.minor}"
-    if sys.implementation.name == "cpython"
-    else ""
-)
+BYTECODE_TAG = bytecode_tag()
 
 _MOST_NAMED = 10  # files that an error's message spells out; its `paths` has all
 

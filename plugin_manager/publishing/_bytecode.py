@@ -15,8 +15,8 @@ from pathlib import Path
 from types import CodeType
 
 from plugin_manager.errors import InvalidInputError
-from plugin_manager.model import BundlePath
-from plugin_manager.publishing._payload import PayloadFile, bytecode_tag
+from plugin_manager.model import BundlePath, bytecode_tag
+from plugin_manager.publishing._payload import PayloadFile
 
 __all__ = ["bytecode_files", "compiled"]
 

@@ -30,6 +30,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 )
 from tuf.api.serialization import DeserializationError
 
+from plugin_manager.durable import write_atomically
 from plugin_manager.errors import (
     InvalidInputError,
     NotFoundError,
@@ -38,7 +39,6 @@ from plugin_manager.errors import (
     UntrustedError,
 )
 from plugin_manager.publishing._configuration import PUBLISHER_PREFIX, TOP_LEVEL, Configuration
-from plugin_manager.publishing._files import write_atomically
 from plugin_manager.publishing._keys import KeyRing, SigningKey
 
 __all__ = ["Edition", "RoleStatus", "read_chain"]

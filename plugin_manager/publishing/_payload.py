@@ -18,7 +18,7 @@ from plugin_manager.model import (
     Release,
 )
 
-__all__ = ["Payload", "PayloadFile", "bytecode_tag", "check"]
+__all__ = ["Payload", "PayloadFile", "check"]
 
 OWN_PACKAGE = "plugin_manager"
 
@@ -45,11 +45,6 @@ class Payload:
     entry_points: tuple[EntryPoint, ...] = ()
     python: PythonLayout = field(factory=PythonLayout)
     notes: tuple[str, ...] = ()
-
-
-def bytecode_tag() -> str:
-    """The manifest tag of files made for the running interpreter: `cp311`."""
-    return f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
 def check(payload: Payload, where: str) -> None:

@@ -31,6 +31,7 @@ from plugin_manager import bundle
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager.catalogue import Catalogue, CatalogueEntry, catalogue_path
 from plugin_manager.document import Document
+from plugin_manager.durable import disk_errors, move_into_place, write_atomically
 from plugin_manager.errors import (
     InvalidInputError,
     LockedError,
@@ -57,7 +58,6 @@ from plugin_manager.publishing._configuration import (
     Configuration,
     RolePolicy,
 )
-from plugin_manager.publishing._files import disk_errors, move_into_place, write_atomically
 from plugin_manager.publishing._keys import KeyRing, Passphrase, SigningKey, generate_key
 from plugin_manager.publishing._metadata import Chain, Edition, RoleStatus, read_chain
 from plugin_manager.publishing._payload import Payload, check

@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 from blake3 import blake3
 
 from plugin_manager.bundle import Head, decode_frame
+from plugin_manager.durable import make_directories
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import Chunk, File, Manifest
 from plugin_manager.store import _files
@@ -176,7 +177,7 @@ class Staging:
         Bytes of an earlier attempt are kept where they hash right; whole equal files of installed
         releases are shared; single chunks are copied. All are verified on the way.
         """
-        _files.make_directories(self.directory)
+        make_directories(self.directory)
         manifest = self.head.manifest
         sources = _Sources(self._trees, _wanted(manifest, self.files))
         self._remove_foreign()

@@ -26,6 +26,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
+from plugin_manager.durable import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    free_bytes,
+    make_directories,
+    sync_directory,
+    write_atomically,
+)
 from plugin_manager.errors import (
     CorruptError,
     InvalidInputError,
@@ -75,11 +83,11 @@ class Store:
         Calls `waiting(holder)` once if it has to wait; raises LockedError after `timeout_seconds`
         (negative: never).
         """
-        with _files.disk_errors(self.directory):
-            _files.make_directories(self.directory)
+        with disk_errors(self.directory):
+            make_directories(self.directory)
             self._acquire(timeout_seconds, waiting)
         try:
-            with _files.disk_errors(self.directory):
+            with disk_errors(self.directory):
                 self._prepare()
                 yield
         finally:
@@ -113,7 +121,7 @@ class Store:
 
     def _prepare(self) -> None:
         for name in ("releases", "manifests", "generations", "staging"):
-            _files.make_directories(self.directory / name)
+            make_directories(self.directory / name)
         if not self._current_path.exists() and not any((self.directory / "generations").iterdir()):
             self._switch(EMPTY)
 
@@ -128,7 +136,7 @@ class Store:
 
     def current(self) -> Generation:
         """The current generation (the empty one in a new store); raises CorruptError."""
-        with _files.disk_errors(self.directory):
+        with disk_errors(self.directory):
             try:
                 data = _files.read_small(self._current_path, 4096)
             except FileNotFoundError:
@@ -212,9 +220,9 @@ class Store:
     def _switch(self, generation: Generation) -> None:
         data = _generations.render(generation)
         if generation.number:
-            _files.write_atomically(self._generation_path(generation.number), data)
+            write_atomically(self._generation_path(generation.number), data)
         pointer = _generations.render_current(generation.number, data)
-        _files.write_atomically(self._current_path, pointer)
+        write_atomically(self._current_path, pointer)
 
     def recover_current(self, now: datetime) -> Generation | None:
         """Where `current` or its generation is damaged, go on from the newest good one. Writes.
@@ -293,7 +301,7 @@ class Store:
         try:
             self.head_bytes(digest)
         except CorruptError:
-            _files.write_atomically(self._head_path(digest), data)
+            write_atomically(self._head_path(digest), data)
         return digest
 
     def release_directory(self, release: Release, digest: Digest) -> Path:
@@ -342,7 +350,7 @@ class Store:
 
     def require_room(self, write_bytes: int) -> None:
         """Raise NoSpaceError unless `write_bytes` and a margin fit on the disk."""
-        needed, free = int(write_bytes * _ROOM_MARGIN), _files.free_bytes(self.directory)
+        needed, free = int(write_bytes * _ROOM_MARGIN), free_bytes(self.directory)
         if needed > free:
             raise NoSpaceError(
                 f"{self.directory} needs {needed} bytes, but the disk has {free} free",
@@ -366,10 +374,10 @@ class Store:
         staging.finish()
         release = staging.head.manifest.release
         destination = self.release_directory(release, staging.head.digest)
-        _files.make_directories(destination.parent)
+        make_directories(destination.parent)
         staging.directory.rename(destination)
-        _files.sync_directory(destination.parent)
-        _files.sync_directory(staging.directory.parent)
+        sync_directory(destination.parent)
+        sync_directory(staging.directory.parent)
         return destination
 
     def replace(self, staging: Staging) -> None:
@@ -383,22 +391,22 @@ class Store:
             if target.is_dir() and not target.is_symlink():
                 _set_aside(target)
             (staging.directory / file.path).replace(target)
-            _files.sync_directory(target.parent)
+            sync_directory(target.parent)
         shutil.rmtree(staging.directory)
 
 
 def _make_real_parents(top: Path, path: Path) -> None:
     """Make the directories between `top` and `path`; links and files in their place give way."""
     if path.parent == top:
-        _files.make_directories(top)
+        make_directories(top)
         return
     _make_real_parents(top, path.parent)
     if path.parent.is_symlink() or not path.parent.is_dir():
         if os.path.lexists(path.parent):
             _set_aside(path.parent)
-        _files.make_directories(path.parent)
+        make_directories(path.parent)
 
 
 def _set_aside(path: Path) -> None:
     """Move what somebody put in the place of a file or directory aside; never delete it."""
-    path.rename(path.with_name(f"{_files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"))
+    path.rename(path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"))

@@ -28,12 +28,12 @@ from tuf.ngclient import (  # type: ignore[attr-defined]  # likewise
 )
 from urllib3.exceptions import HTTPError
 
+from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     ExpiredError,
     NetworkError,
     UntrustedError,
 )
-from plugin_manager.trust._sets import disk_errors
 from plugin_manager.trust._values import (
     MAX_ROOT_BYTES,
     MAX_SNAPSHOT_BYTES,

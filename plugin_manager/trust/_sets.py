@@ -13,21 +13,21 @@ digests find flipped bits, not forgers, who can write digests too: those meet th
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import frozen
 
-from plugin_manager.errors import CorruptError, NoSpaceError, NotFoundError, StoreAccessError
+from plugin_manager.durable import make_directories, sync_directory
+from plugin_manager.errors import CorruptError, NotFoundError
 from plugin_manager.trust._values import most_bytes
 
-__all__ = ["SetGoneError", "Sets", "StoredSet", "disk_errors", "make_directories"]
+__all__ = ["SetGoneError", "Sets", "StoredSet"]
 
 CURRENT = "current"
 LISTING = "SHA256SUMS"
@@ -47,28 +47,6 @@ _REMEDY = "Repair, or update from the repository: damaged metadata is fetched an
 
 class SetGoneError(Exception):
     """A file vanished because an update has replaced the set meanwhile: read the new one."""
-
-
-@contextlib.contextmanager
-def disk_errors(directory: Path) -> Iterator[None]:
-    """Turn the operating system's refusals below `directory` into this package's errors."""
-    try:
-        yield
-    except OSError as error:
-        where = str(error.filename or directory)
-        existing = next(path for path in (directory, *directory.parents) if path.exists())
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpaceError(
-                f"{where}: the disk is full",
-                needed_bytes=0,
-                free_bytes=shutil.disk_usage(existing).free,
-                remedy="Free some space; what was there before is unchanged.",
-            ) from error
-        raise StoreAccessError(
-            f"{where}: {error.strerror or error}",
-            path=where,
-            remedy="Check the permissions and the disk.",
-        ) from error
 
 
 def _corrupt(path: Path, what: str) -> CorruptError:
@@ -225,7 +203,7 @@ class Sets:
             f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
         ).encode()
         _write_all(directory, {**files, LISTING: listing})
-        _sync_directory(self._sets)
+        sync_directory(self._sets)
         self._switch(f"{number} {hashlib.sha256(listing).hexdigest()}\n".encode())
         self._remove_all_but({before, str(number)})
 
@@ -234,7 +212,7 @@ class Sets:
         temporary.unlink(missing_ok=True)
         _write(temporary, pointer)
         temporary.replace(self.directory / CURRENT)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
 
     def _remove_all_but(self, kept: set[str]) -> None:
         for path in self._sets.iterdir():
@@ -252,7 +230,7 @@ def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:
             path = path.parent
             parents.add(path)
     for parent in parents:
-        _sync_directory(parent)
+        sync_directory(parent)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -260,21 +238,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def make_directories(path: Path) -> None:
-    """Make `path` and its missing parents, each durable in its parent."""
-    if not path.is_dir():
-        make_directories(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name != "posix":
-        return  # Windows cannot open directories; it journals names itself
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plugin_manager.bundle import Head
 from plugin_manager.catalogue import Catalogue, catalogue_path
+from plugin_manager.durable import disk_errors, make_directories
 from plugin_manager.errors import (
     ExpiredError,
     NotFoundError,
@@ -18,7 +19,7 @@ from plugin_manager.errors import (
     UntrustedError,
 )
 from plugin_manager.model import PluginName, Release, utc_text
-from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet, disk_errors, make_directories
+from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet
 from plugin_manager.trust._values import (
     ROLE_PREFIX,
     SNAPSHOT,
@@ -53,9 +54,10 @@ class Trust:
     """What `pinned_root`, the host's own root metadata, vouches for; kept below `directory`.
 
     `root_name` names it in errors. `metadata_url` is where the repository serves its metadata,
-    `targets_url` its targets ("": in `targets/` beside it). `fetch(url, most_bytes)` returns a body of at most that length, or
-    raises NetworkError with its `status`. `expiry` is the policy for `local`; `now` the clock for
-    it (python-tuf asks the system's own in an update). Touches neither disk nor network by itself.
+    `targets_url` its targets ("": in `targets/` beside it). `fetch(url, most_bytes)` returns a
+    body of at most that length, or raises NetworkError with its `status`. `expiry` is the policy
+    for `local`; `now` the clock for it (python-tuf asks the system's own in an update). Touches
+    neither disk nor network by itself.
 
     A malformed pinned root is an InvalidInputError at the first use. `local` may be called from
     several threads and processes, also during an update.

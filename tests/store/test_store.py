@@ -323,7 +323,7 @@ def test_reading_verifies_the_bytes_that_it_returns(store: Store) -> None:
 def test_a_store_without_room_says_how_much_is_needed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module._files, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(store_module, "free_bytes", lambda _: 1000)
     store.require_room(800)
     with pytest.raises(NoSpaceError) as caught:
         store.require_room(1000)

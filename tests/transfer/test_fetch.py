@@ -446,9 +446,11 @@ def test_redirect_from_https_to_http_is_refused_even_to_loopback(secure):
 
 def test_redirect_from_http_to_https_is_followed(secure):
     context, policy = secure
-    with Server(honest(CONTENT), context, "localhost") as server:
-        with Server(redirect(lambda _: server.url())) as plain:
-            assert transfer(policy).fetch(plain.url(), 50_000) == CONTENT
+    with (
+        Server(honest(CONTENT), context, "localhost") as server,
+        Server(redirect(lambda _: server.url())) as plain,
+    ):
+        assert transfer(policy).fetch(plain.url(), 50_000) == CONTENT
 
 
 def test_tls_answers_are_paced_too(secure):
