@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from plugin_manager import resolver
 from plugin_manager.catalogue import Catalogue, CatalogueEntry
 from plugin_manager.errors import (
     ConflictError,
@@ -31,7 +30,7 @@ from plugin_manager.model import (
     Withdrawal,
     WithdrawalKind,
 )
-from plugin_manager.resolver import check, compatibility, resolve
+from plugin_manager.resolver import _resolve, _search, check, compatibility, resolve
 
 LINUX = "cp311-cp311-manylinux_2_17_x86_64"
 STABLE = "cp39-abi3-manylinux_2_17_x86_64"
@@ -154,7 +153,7 @@ def test_a_new_dependency_yields_to_what_is_installed():
 
 
 def test_control_without_undoing_moves_the_installed_one_would_move(monkeypatch):
-    monkeypatch.setattr(resolver, "_preferred", lambda situation, found: found)
+    monkeypatch.setattr(_resolve, "preferred", lambda situation, found: found)
     with pytest.raises(AssertionError):
         test_a_new_dependency_yields_to_what_is_installed()
 
@@ -316,12 +315,12 @@ def test_what_was_asked_for_is_the_newest_though_its_dependency_is_not():
 
 def test_bettering_a_set_is_given_up_before_it_costs_too_much(monkeypatch):
     world = World(entry("a 1"), entry("a 2", "c<2"), entry("c 1"), entry("c 2", "a"))
-    monkeypatch.setattr(resolver, "MAX_TRIES", 0)
+    monkeypatch.setattr(_search, "MAX_TRIES", 0)
     assert world.resolve("c") == "c 1"
 
 
 def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch):
-    monkeypatch.setattr(resolver, "MAX_ROUNDS", 3)
+    monkeypatch.setattr(_search, "MAX_ROUNDS", 3)
     world = World(*(entry(f"p{n} 1.0", f"p{n + 1}") for n in range(9)), entry("p9 1.0"))
     assert "in 3 steps" in str(world.fails(ConflictError, "p0"))
 

@@ -417,7 +417,7 @@ class PluginManager:
             **{p: self._store.head(a.digest).manifest for p, a in generation.active.items()},
             plugin: head.manifest,
         }
-        resolver.check(after, self.host)
+        resolver.check(after, self.host, concerning={plugin})
         self._require_whole(target, head.manifest)
         notes = []
         entry = vouching.catalogue(plugin).entry(target.release)

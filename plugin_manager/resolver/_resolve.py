@@ -1,0 +1,78 @@
+"""Resolving: requests and what is installed in, one release a plugin out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from plugin_manager.catalogue import Catalogue, CatalogueEntry
+from plugin_manager.errors import RefusedError
+from plugin_manager.model import Host, PluginName, PluginRequirement, Release
+from plugin_manager.resolver._explain import explained
+from plugin_manager.resolver._fit import holds
+from plugin_manager.resolver._rules import (
+    ImpossibleError,
+    Listings,
+    Origin,
+    Requirement,
+    Situation,
+)
+from plugin_manager.resolver._search import preferred, search
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    requests: Iterable[PluginRequirement],
+    *,
+    installed: Mapping[PluginName, Release],
+    catalogue: Callable[[PluginName], Catalogue],
+    host: Host,
+    held: Collection[PluginName] = (),
+    unheld: Collection[PluginName] = (),
+    upgrade: Collection[PluginName] = (),
+) -> dict[PluginName, CatalogueEntry]:
+    """All that shall be active: what is requested, what that needs, and all that is installed.
+
+    `requests` and installed plugins in `upgrade` get the newest release that fits. Every other
+    installed plugin stays at its release unless that would be in the way, and `held` ones that are
+    not `unheld` stay in any case; what moves is for the caller to see by comparison. Blocked
+    releases are never picked, yanked ones only where pinned exactly or installed, pre-releases
+    where a specifier names one or nothing else fits. Installed releases that would not load
+    (blocked, unfit, no longer listed) stay as long as nothing new relies on them. `catalogue` is
+    called at most once a plugin. Equal arguments give equal results, ordered by name.
+
+    Raises RefusedError where a held plugin is requested at another version, IncompatibleHostError
+    where nothing but the host is in the way, ConflictError for all other reasons; NotFoundError as
+    `catalogue` raises it.
+    """
+    asked = tuple(Requirement(one.plugin, one.specifier, Origin.ASKED) for one in requests)
+    fixed = {
+        plugin: installed[plugin]
+        for plugin in frozenset(held) - frozenset(unheld)
+        if plugin in installed
+    }
+    for request in asked:
+        if request.plugin in fixed:
+            _refuse_held(request, fixed[request.plugin])
+    situation = Situation(
+        asked=asked,
+        installed=installed,
+        fixed=fixed,
+        moving=frozenset(request.plugin for request in asked) | frozenset(upgrade),
+        listings=Listings(catalogue, installed, host),
+    )
+    try:
+        found = search(situation)
+    except ImpossibleError:
+        raise explained(situation) from None
+    found = preferred(situation, found)
+    return {plugin: found[plugin] for plugin in sorted(found)}
+
+
+def _refuse_held(request: Requirement, release: Release) -> None:
+    if not holds(request.specifier, release.version):
+        raise RefusedError(
+            f"{release.plugin} is held at {release.version}, so {request} is not installed",
+            remedy=f"Run 'pluginctl unhold {release.plugin}' first.",
+            plugin=str(release.plugin),
+        )

@@ -1,0 +1,119 @@
+"""The search for a set, and for the best of those that will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from attrs import evolve
+from packaging.specifiers import SpecifierSet
+from resolvelib.resolvers import Resolution, ResolutionImpossible, ResolutionTooDeep
+
+from plugin_manager.catalogue import CatalogueEntry
+from plugin_manager.errors import (
+    ConflictError,
+)
+from plugin_manager.model import (
+    PluginName,
+    Release,
+)
+from plugin_manager.resolver._rules import (
+    Conflicts,
+    ImpossibleError,
+    Origin,
+    Provider,
+    Requirement,
+    Situation,
+)
+
+__all__ = ["preferred", "search"]
+
+MAX_ROUNDS = 5_000
+"""A search that takes more steps is given up: catalogues come from many hands, and could be made
+to be searched for ever. Real ones take as many steps as there are plugins, and a few."""
+
+MAX_TRIES = 200
+"""How many searches may be spent on bettering a set that already meets everything."""
+
+
+def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
+    """A set that meets everything; raises ImpossibleError, or ConflictError when it gives up."""
+    conflicts = Conflicts()
+    roots = [
+        *situation.asked,
+        *(
+            Requirement(plugin, SpecifierSet(), Origin.INSTALLED)
+            for plugin in sorted(situation.installed)
+        ),
+    ]
+    while True:
+        try:
+            # Not resolvelib's Resolver: it recurses for ever over a circle that a pin cut off.
+            state = Resolution(Provider(situation), conflicts).resolve(roots, MAX_ROUNDS)
+        except ResolutionImpossible as error:
+            last = [information.requirement for information in error.causes]
+            raise ImpossibleError([*conflicts.found, last]) from error
+        except ResolutionTooDeep as error:
+            raise ConflictError(
+                f"no set of releases was found in {MAX_ROUNDS} steps",
+                remedy="Ask for exact versions, such as 'acme/maps==2.1'.",
+            ) from error
+        found, strays = _needed(situation, state.mapping, roots)
+        if not strays:
+            return found
+        situation = evolve(situation, excluded=situation.excluded | strays)
+
+
+def _needed(
+    situation: Situation,
+    pinned: Mapping[PluginName, CatalogueEntry],
+    roots: Iterable[Requirement],
+) -> tuple[dict[PluginName, CatalogueEntry], frozenset[Release]]:
+    """What of `pinned` is needed, and which releases of that may not be there.
+
+    A search leaves behind what only discarded releases needed, and what only they permitted: a
+    yanked release that one of them pinned, a pre-release that one of them named.
+    """
+    wishes: dict[PluginName, list[Requirement]] = {}
+    waiting = list(roots)
+    while waiting:
+        requirement = waiting.pop()
+        plugin = requirement.plugin
+        entry = pinned[plugin]
+        if plugin not in wishes and situation.usable(entry):
+            waiting += (Requirement(r.plugin, r.specifier, entry) for r in entry.requirements)
+        wishes.setdefault(plugin, []).append(requirement)
+    strays = frozenset(
+        pinned[plugin].release
+        for plugin, requirements in wishes.items()
+        if pinned[plugin] not in situation.candidates(plugin, requirements)
+    )
+    return {plugin: pinned[plugin] for plugin in wishes}, strays
+
+
+def preferred(
+    situation: Situation, found: dict[PluginName, CatalogueEntry]
+) -> dict[PluginName, CatalogueEntry]:
+    """`found`, bettered plugin by plugin: the newest for what shall move, no move for the rest.
+
+    A search decides one plugin first and may revise that for a later one. So each is decided
+    anew, in order of importance, by whether a set exists that gives it something better. Where the
+    search was lucky, as it mostly is, that costs nothing.
+    """
+    asked = [request.plugin for request in situation.asked]
+    upgraded = sorted(situation.moving.intersection(situation.installed))
+    decided = dict(situation.fixed)
+    tries = MAX_TRIES
+    for plugin in dict.fromkeys([*asked, *upgraded, *sorted(situation.installed)]):
+        for entry in situation.preferences(plugin):
+            if entry == found[plugin] or tries == 0:
+                break
+            tries -= 1
+            try:
+                found = search(evolve(situation, fixed={**decided, plugin: entry.release}))
+            except ImpossibleError:
+                continue
+            except ConflictError:
+                return found  # good enough, and more would take too long
+            break
+        decided[plugin] = found[plugin].release
+    return found
