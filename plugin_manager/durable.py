@@ -77,10 +77,13 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, mode: int = 0o644, sync_parent: bool = True
+) -> None:
     """Make `path` hold `data`, durably; missing directories are made.
 
-    A crash leaves the old file or the new one, and at most a temporary file beside it.
+    A crash leaves the old file or the new one, and at most a temporary file beside it. Without
+    `sync_parent` the caller makes the names in the directory durable, for many files at once.
     """
     make_directories(path.parent)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
@@ -95,7 +98,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_directory(path.parent)
+    if sync_parent:
+        sync_directory(path.parent)
 
 
 def move_into_place(source: Path, path: Path) -> None:

@@ -39,7 +39,7 @@ from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Progress, Step
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
 from plugin_manager.settings import Settings, from_environment
-from plugin_manager.store import Active, Damage, Fault, Generation, Store
+from plugin_manager.store import Active, Damage, Fault, Generation, Staging, Store
 from plugin_manager.trust import BundleTarget, Expiry, Trust, Update, Vouching
 
 if TYPE_CHECKING:
@@ -474,41 +474,43 @@ class PluginManager:
                     "the store has changed since this was planned", remedy="Plan again."
                 )
             self._store.require_room(plan.needed.write_bytes)
+            self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
             done, total = 0, plan.needed.fetch_bytes
+            staged: list[Staging] = []
             for step in plan.steps:
                 if step.bundle_path:
-                    done += self._bring(step, done, total)
+                    done += self._bring(step, staged, done, total)
+            self._store.place(staged)
             changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
             if not changes:
                 return generation
             return self._store.activate(changes, plan.action, self._now())
 
-    def _bring(self, step: Step, done: int, total: int) -> int:
-        """See that the step's release is on disk, whole; returns the bytes that were fetched."""
+    def _bring(self, step: Step, staged: list[Staging], done: int, total: int) -> int:
+        """See that the step's release is on disk, or in `staged`; returns the bytes fetched."""
         assert step.after is not None
         assert step.head is not None
-        head, store = step.head, self._store
-        store.keep_head(step.head_bytes)
-        files = head.manifest.files_for(self.host.bytecode_tag)
-        whole = not store.has(step.after)
-        if not whole:
-            damaged = {fault.path for fault in store.faults(step.after, head.manifest, "")}
-            files = [file for file in files if file.path in damaged]
-            if not files:
-                return 0
-        return self._assemble(head, files, step.bundle_path, whole=whole, done=done, total=total)
+        manifest, store = step.head.manifest, self._store
+        files = manifest.files_for(self.host.bytecode_tag)
+        if not store.has(step.after):
+            staging, fetched = self._assemble(step.head, files, step.bundle_path, done, total)
+            staged.append(staging)
+            return fetched
+        damaged = {fault.path for fault in store.faults(step.after, manifest, "")}
+        files = [file for file in files if file.path in damaged]
+        if not files:
+            return 0
+        staging, fetched = self._assemble(step.head, files, step.bundle_path, done, total)
+        store.replace(staging)
+        return fetched
 
     def _assemble(
-        self,
-        head: Head,
-        files: Sequence[File],
-        bundle_path: str,
-        *,
-        whole: bool,
-        done: int = 0,
-        total: int = 0,
-    ) -> int:
-        release = head.manifest.release
+        self, head: Head, files: Sequence[File], bundle_path: str, done: int = 0, total: int = 0
+    ) -> tuple[Staging, int]:
+        """`files` of a release, staged and complete, and how many bytes had to be fetched.
+
+        `done` and `total` are what the whole change has fetched so far, and will have.
+        """
         with self._store.staging(head, files) as staging:
             staging.reuse()
             spans = list(staging.spans())
@@ -522,6 +524,7 @@ class PluginManager:
                 def progress(count: int) -> None:
                     nonlocal arrived
                     arrived += count
+                    release = head.manifest.release
                     self.progress(Progress(release, min(arrived, total), total))
 
                 self._transfer.run(
@@ -531,11 +534,7 @@ class PluginManager:
                     length=head.bundle_length,
                     progress=progress,
                 )
-            if whole:
-                self._store.place(staging)
-            else:
-                self._store.replace(staging)
-        return fetched
+        return staging, fetched
 
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
@@ -633,13 +632,17 @@ class PluginManager:
             return found
         target = vouching.target(active.release)
         if isinstance(found.error, CorruptError):
-            self._store.keep_head(self._fetch_head(target))
+            self._store.keep_heads([self._fetch_head(target)])
         head = self._vouched(vouching, active)
         faults = self._store.faults(active, head.manifest, self.host.bytecode_tag)
         damaged = {fault.path for fault in faults if fault.damage is not Damage.FOREIGN}
         files = [file for file in head.manifest.files if file.path in damaged]
         if files:
-            self._assemble(head, files, target.path, whole=not self._store.has(active))
+            staging, _ = self._assemble(head, files, target.path)
+            if self._store.has(active):
+                self._store.replace(staging)
+            else:
+                self._store.place([staging])
         return evolve(found, faults=tuple(faults))
 
 

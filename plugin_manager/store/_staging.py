@@ -17,7 +17,6 @@ from attrs import define, field, frozen
 from blake3 import blake3
 
 from plugin_manager.bundle import Head, decode_frame
-from plugin_manager.durable import make_directories
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import Chunk, File, Manifest
 from plugin_manager.store import _files
@@ -177,7 +176,7 @@ class Staging:
         Bytes of an earlier attempt are kept where they hash right; whole equal files of installed
         releases are shared; single chunks are copied. All are verified on the way.
         """
-        make_directories(self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
         manifest = self.head.manifest
         sources = _Sources(self._trees, _wanted(manifest, self.files))
         self._remove_foreign()
@@ -253,8 +252,11 @@ class Staging:
                 self._writer.write(file, place.offset, piece)
         del self._frames[index]
 
-    def finish(self) -> None:
-        """Set the modes and make everything durable; all chunks must have arrived."""
+    def finish(self) -> list[Path]:
+        """Set the modes of the files, all of whose chunks must have arrived; returns their paths.
+
+        Making them durable is for the caller, who may do it for several stagings at once.
+        """
         assert not self._frames, "frames are missing"
         self._writer.close()
         paths = []
@@ -263,7 +265,7 @@ class Staging:
             if path.stat().st_nlink == 1:
                 path.chmod(0o555 if file.executable else 0o444)
             paths.append(path)
-        _files.sync_files(self.directory, paths)
+        return paths
 
     def close(self) -> None:
         """Let go of open files; what is staged stays for a later attempt."""

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -295,14 +295,15 @@ class Store:
         """
         return read_head(self.head_bytes(digest), f"manifests/{digest}")
 
-    def keep_head(self, data: bytes) -> Digest:
-        """Keep a bundle's head; returns its digest. Writes."""
-        digest = Digest(hashlib.sha256(data).hexdigest())
-        try:
-            self.head_bytes(digest)
-        except CorruptError:
-            write_atomically(self._head_path(digest), data)
-        return digest
+    def keep_heads(self, heads: Iterable[bytes]) -> None:
+        """Keep bundles' heads, each under its digest. Writes."""
+        for data in heads:
+            digest = Digest(hashlib.sha256(data).hexdigest())
+            try:
+                self.head_bytes(digest)
+            except CorruptError:
+                write_atomically(self._head_path(digest), data, sync_parent=False)
+        sync_directory(self.directory / "manifests")
 
     def release_directory(self, release: Release, digest: Digest) -> Path:
         """Where the files of a release lie (or would)."""
@@ -369,20 +370,27 @@ class Store:
         finally:
             staging.close()
 
-    def place(self, staging: Staging) -> Path:
-        """Finish a staged release and move it to its place, whole. Writes."""
-        staging.finish()
-        release = staging.head.manifest.release
-        destination = self.release_directory(release, staging.head.digest)
-        make_directories(destination.parent)
-        staging.directory.rename(destination)
-        sync_directory(destination.parent)
-        sync_directory(staging.directory.parent)
-        return destination
+    def place(self, stagings: Sequence[Staging]) -> None:
+        """Finish staged releases and move each to its place, whole. Writes.
+
+        All are made durable together, before the first is moved: the disk is waited for once.
+        """
+        paths = [path for staging in stagings for path in staging.finish()]
+        _files.sync_files(self.directory / "staging", paths)
+        releases = self.directory / "releases"
+        changed = {self.directory / "staging", releases}
+        for staging in stagings:
+            release = staging.head.manifest.release
+            destination = self.release_directory(release, staging.head.digest)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            staging.directory.rename(destination)
+            changed |= {destination.parent, destination.parent.parent}
+        for directory in changed:
+            sync_directory(directory)
 
     def replace(self, staging: Staging) -> None:
         """Finish staged files and put each in place of its damaged one. Writes."""
-        staging.finish()
+        _files.sync_files(staging.directory, staging.finish())
         release = staging.head.manifest.release
         destination = self.release_directory(release, staging.head.digest)
         for file in staging.files:

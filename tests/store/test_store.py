@@ -42,13 +42,13 @@ def store(tmp_path: Path) -> Store:
 def bring(store: Store, bundle: HandMade) -> tuple[Active, int, int]:
     """Install `bundle` without activating it: (active, bytes reused, frames fetched)."""
     head, fetched = bundle.head, 0
-    store.keep_head(bundle.head_bytes)
+    store.keep_heads([bundle.head_bytes])
     with store.staging(head, head.manifest.files_for("cp311")) as staging:
         reused = staging.reuse()
         for index, start, stop in list(staging.spans()):
             staging.accept(index, memoryview(bundle.data)[start:stop])
             fetched += 1
-        store.place(staging)
+        store.place([staging])
     return Active(head.manifest.release, head.digest), reused, fetched
 
 
@@ -91,7 +91,7 @@ def test_an_interrupted_assembly_fetches_only_what_is_missing(store: Store) -> N
     bundle = make_bundle("acme/maps 1.0", FILES)
     head = bundle.head
     with store.writing():
-        store.keep_head(bundle.head_bytes)
+        store.keep_heads([bundle.head_bytes])
         with store.staging(head, head.manifest.files) as staging:
             staging.reuse()
             first, *rest = staging.spans()
