@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,10 @@ from packaging.version import Version
 from plugin_manager import resolver
 from plugin_manager._host import this_host
 from plugin_manager.bundle import Head
-from plugin_manager.catalogue import Catalogue, CatalogueEntry
+from plugin_manager.catalogue import Catalogue
 from plugin_manager.errors import (
     CorruptError,
     IncompatibleHostError,
-    InvalidInputError,
     NotFoundError,
     PluginManagerError,
     RefusedError,
@@ -35,12 +34,13 @@ from plugin_manager.errors import (
 )
 from plugin_manager.loader import LoadedPlugin
 from plugin_manager.loader import load as load_release
-from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Progress, Step
+from plugin_manager.manager._plan import Plan, Progress, Step
+from plugin_manager.manager._planner import Planner, keep_chains, vouched
 from plugin_manager.manifest import File, Manifest
-from plugin_manager.model import Host, PluginName, PluginRequirement, Release
+from plugin_manager.model import Host, PluginName, PluginRequirement, parse_version
 from plugin_manager.settings import Settings, from_environment
 from plugin_manager.store import Active, Damage, Fault, Generation, Staging, Store
-from plugin_manager.trust import BundleTarget, Expiry, Trust, Update, Vouching
+from plugin_manager.trust import BundleTarget, Expiry, Trust, Vouching
 
 if TYPE_CHECKING:
     from plugin_manager.transfer import Transfer
@@ -155,6 +155,10 @@ class PluginManager:
         """The facts about this machine and application that releases are matched against."""
         return this_host(self.settings.host_version, self.settings.store)
 
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self._store, self._trust, self.host, self._fetch_head)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         timeout = self.settings.lock_timeout_seconds
@@ -167,38 +171,23 @@ class PluginManager:
         """The active releases, by plugin."""
         return [active for _, active in sorted(self._store.current().active.items())]
 
-    def _active(self, plugin: PluginName) -> Active:
-        try:
-            return self._store.current().active[plugin]
-        except KeyError:
-            raise NotFoundError(
-                f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
-            ) from None
-
     def history(self) -> list[Generation]:
         """The generations up to the current one, newest first."""
         return self._store.history()
 
     def path(self, name: str | PluginName) -> Path:
         """The directory of a plugin's active release. Nothing in it is verified by asking."""
-        active = self._active(_plugin(name))
+        active = self._store.active(_plugin(name))
         return self._store.release_directory(active.release, active.digest)
 
     def manifest(self, name: str | PluginName) -> Manifest:
         """The manifest of a plugin's active release, vouched for as at a load."""
-        active = self._active(_plugin(name))
-        return self._vouched(self._trust.local(), active).manifest
+        active = self._store.active(_plugin(name))
+        return vouched(self._store, self._trust.local(), active).manifest
 
     def catalogue(self, name: str | PluginName) -> Catalogue:
         """A plugin's catalogue as last fetched, vouched for; no network."""
         return self._trust.local().catalogue(_plugin(name))
-
-    def _vouched(self, vouching: Vouching, active: Active) -> Head:
-        """The head of `active`, vouched for by the chain from the pinned root."""
-        head = vouching.vouch(active.release, self._store.head_bytes(active.digest))
-        if head.digest != active.digest:
-            raise UntrustedError(f"{active.release}: the store names another manifest than it has")
-        return head
 
     # --- loading -------------------------------------------------------------------------------
 
@@ -231,7 +220,7 @@ class PluginManager:
             raise NotFoundError(
                 f"{plugin} is not installed{needs}", remedy=f"Run 'pluginctl install {plugin}'."
             )
-        manifest = self._vouched(vouching, active).manifest
+        manifest = vouched(self._store, vouching, active).manifest
         if reasons := resolver.compatibility(manifest.needs, active.release.platform, self.host):
             raise IncompatibleHostError(
                 f"{active.release} {reasons[0]}",
@@ -275,131 +264,21 @@ class PluginManager:
         Fresh metadata is kept; no plugin changes. What else is installed stays where it is unless
         a request cannot be met otherwise.
         """
-        wanted = _requirements(requests)
-        action = "install " + ", ".join(str(requirement) for requirement in wanted)
-        return self._plan_online(action, wanted, upgrade=())
+        wanted = _requirements(requests)  # what is malformed must not make a store
+        self._require_source()
+        with self._writing():
+            return self._planner.install(wanted)
 
     def plan_upgrade(self, *names: str | PluginName) -> Plan:
         """What upgrading `names` (none: all that is not held) would do. Asks the repository."""
-        active = self._store.current().active
-        plugins = [_plugin(name) for name in names] or sorted(active)
-        held = [plugin for plugin in plugins if self._active(plugin).held]
-        notes = tuple(
-            f"{plugin} is held at {active[plugin].release.version} and stays; "
-            f"'pluginctl unhold {plugin}' lifts it"
-            for plugin in held
-        )
-        free = [plugin for plugin in plugins if plugin not in held]
-        action = "upgrade " + ", ".join(str(plugin) for plugin in free)
-        plan = self._plan_online(action, [], upgrade=free)
-        return evolve(plan, notes=(*notes, *plan.notes))
-
-    def _plan_online(
-        self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
-    ) -> Plan:
+        plugins = [self._store.active(_plugin(name)).release.plugin for name in names]
         self._require_source()
         with self._writing():
-            generation = self._store.current()
-            chosen = self._resolve(generation, requests, upgrade)
-            vouching = self._trust.local()
-            steps, notes = [], []
-            for plugin, entry in sorted(chosen.items()):
-                before = generation.active.get(plugin)
-                if entry.withdrawal:
-                    stays = ", and stays: no other release fits" if entry.blocked else ""
-                    notes.append(
-                        f"{entry.release} was {entry.withdrawal.kind} by its publisher: "
-                        f"{entry.withdrawal.reason}{stays}"
-                    )
-                if not before or before.release != entry.release:
-                    steps.append(self._step(vouching, entry.release, before))
-            return Plan(action, generation.number, tuple(steps), tuple(notes))
-
-    def _require_source(self) -> None:
-        """Raise InvalidInputError unless there are a repository and a sound pinned root."""
-        self.settings.base_url()
-        self._trust.check_root()
-
-    def _resolve(
-        self,
-        generation: Generation,
-        requests: Sequence[PluginRequirement],
-        upgrade: Iterable[PluginName],
-    ) -> Mapping[PluginName, CatalogueEntry]:
-        installed = {plugin: active.release for plugin, active in generation.active.items()}
-        held = {plugin for plugin, active in generation.active.items() if active.held}
-        with self._trust.update() as update:
-            self._keep_chains(update)
-            named = {request.plugin for request in requests}
-
-            def catalogue(plugin: PluginName) -> Catalogue:
-                try:
-                    return update.catalogue(plugin)
-                except (NotFoundError, UntrustedError, InvalidInputError):
-                    # A plugin that nobody asked about stays as it is, whatever its publisher did.
-                    if plugin in named or plugin not in installed:
-                        raise
-                    with suppress(PluginManagerError):
-                        return self._trust.local().catalogue(plugin)
-                    raise
-
-            return resolver.resolve(
-                requests,
-                installed=installed,
-                held=held,
-                upgrade=set(upgrade),
-                catalogue=catalogue,
-                host=self.host,
-            )
-
-    def _keep_chains(self, update: Update) -> None:
-        """Have the chain of every plugin that may be loaded or rolled back to later.
-
-        One publisher's lapse is no reason to keep the others' news away; where that very plugin is
-        asked for, the error comes again.
-        """
-        for plugin in sorted({plugin for past in self._store.history() for plugin in past.active}):
-            with suppress(NotFoundError, UntrustedError, InvalidInputError):
-                update.catalogue(plugin)
-
-    def _step(self, vouching: Vouching, release: Release, before: Active | None) -> Step:
-        target = vouching.target(release)
-        try:
-            data = self._store.head_bytes(target.head_digest)
-        except CorruptError:
-            data = self._fetch_head(target)
-        head = vouching.vouch(release, data)
-        after = Active(release, head.digest)
-        needed = NOTHING_NEEDED
-        if not self._store.has(after):
-            needed = self._store.needed(head, head.manifest.files_for(self.host.bytecode_tag))
-        return Step(before=before, after=after, plugin=release.plugin, head=head, head_bytes=data,
-                    bundle_path=target.path, needed=needed)  # fmt: skip
-
-    def _bundle_url(self, path: str) -> str:
-        # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
-        return f"{self.settings.base_url()}targets/{quote(path)}"
-
-    def _fetch_head(self, target: BundleTarget) -> bytes:
-        url = self._bundle_url(target.path)
-        return self._transfer.fetch_range(url, 0, target.head_length, length=target.length)
+            return self._planner.upgrade(plugins or sorted(self._store.current().active))
 
     def plan_uninstall(self, *names: str | PluginName) -> Plan:
         """What uninstalling `names` would do; raises RefusedError where others require them."""
-        generation = self._store.current()
-        gone = {_plugin(name): self._active(_plugin(name)) for name in names}
-        for plugin, active in generation.active.items():
-            if plugin in gone:
-                continue
-            for requirement in self._store.head(active.digest).manifest.requirements:
-                if requirement.plugin in gone:
-                    raise RefusedError(
-                        f"{active.release} requires {requirement.plugin}",
-                        remedy=f"Uninstall {plugin} as well.",
-                    )
-        steps = tuple(Step(plugin, active, None) for plugin, active in sorted(gone.items()))
-        action = "uninstall " + ", ".join(str(plugin) for plugin in sorted(gone))
-        return Plan(action, generation.number, steps)
+        return self._planner.uninstall([_plugin(name) for name in names])
 
     def plan_rollback(self, name: str | PluginName, to: str | Version | None = None) -> Plan:
         """What rolling a plugin back would do: to version `to`, or else to the one before.
@@ -408,56 +287,21 @@ class PluginManager:
         one. The release must be vouched for, not blocked, whole on disk, and fit what else is
         active. Raises as `load` does, ConflictError, and NotFoundError where there is none.
         """
-        plugin = _plugin(name)
-        generation, before = self._store.current(), self._active(plugin)
-        target = self._earlier(plugin, before, Version(str(to)) if to is not None else None)
-        vouching = self._trust.local()
-        head = self._vouched(vouching, target)
-        after = {
-            **{p: self._store.head(a.digest).manifest for p, a in generation.active.items()},
-            plugin: head.manifest,
-        }
-        resolver.check(after, self.host, concerning={plugin})
-        self._require_whole(target, head.manifest)
-        notes = []
-        entry = vouching.catalogue(plugin).entry(target.release)
-        if entry and entry.yanked and entry.withdrawal:
-            notes.append(f"{target.release} was yanked: {entry.withdrawal.reason}")
-        notes.append(
-            f"{plugin} is held at {target.release.version}: upgrades leave it alone until "
-            f"'pluginctl unhold {plugin}'"
-        )
-        held = evolve(target, held=True)
-        action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
-        step = Step(plugin, before, held, head)
-        return Plan(action, generation.number, (step,), tuple(notes))
+        version = parse_version(to) if isinstance(to, str) else to
+        return self._planner.rollback(_plugin(name), version)
 
-    def _earlier(self, plugin: PluginName, before: Active, to: Version | None) -> Active:
-        past = [g.active[plugin] for g in self._store.history() if plugin in g.active]
-        if to is not None:
-            found = [active for active in past if active.release.version == to]
-        else:
-            found = [a for a in past if a.release.version < before.release.version]
-        if not found:
-            known = sorted({a.release.version for a in past} - {before.release.version})
-            has = f"It has had {', '.join(map(str, known))}." if known else ""
-            which = f"version {to}" if to else f"release before {before.release.version}"
-            raise NotFoundError(
-                f"{plugin} has no {which} in this store",
-                remedy=f"{has} Another comes by 'pluginctl install {plugin}==VERSION'.".strip(),
-            )
-        return found[0]
+    def _require_source(self) -> None:
+        """Raise InvalidInputError unless there are a repository and a sound pinned root."""
+        self.settings.base_url()
+        self._trust.check_root()
 
-    def _require_whole(self, active: Active, manifest: Manifest) -> None:
-        faults = self._store.faults(active, manifest, self.host.bytecode_tag)
-        damaged = [fault for fault in faults if fault.damage is not Damage.FOREIGN]
-        if damaged:
-            raise CorruptError(
-                f"{active.release}: {', '.join(str(fault) for fault in damaged[:5])}",
-                paths=tuple(fault.path for fault in damaged),
-                remedy=f"Run 'pluginctl install {manifest.release.plugin}=="
-                f"{manifest.release.version}', which fetches only what is damaged.",
-            )
+    def _bundle_url(self, path: str) -> str:
+        # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
+        return f"{self.settings.base_url()}targets/{quote(path)}"
+
+    def _fetch_head(self, target: BundleTarget) -> bytes:
+        url = self._bundle_url(target.path)
+        return self._transfer.fetch_range(url, 0, target.head_length, length=target.length)
 
     # --- changing ------------------------------------------------------------------------------
 
@@ -538,10 +382,10 @@ class PluginManager:
 
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
-        wanted = _requirements(requests)  # what is malformed must not make a store
+        wanted = _requirements(requests)
         self._require_source()
         with self._writing():
-            plan = self.plan_install(*wanted)
+            plan = self._planner.install(wanted)
             self.apply(plan)
         return plan
 
@@ -577,7 +421,7 @@ class PluginManager:
 
     def _set_held(self, plugin: PluginName, *, held: bool) -> Plan:
         with self._writing():
-            before = self._active(plugin)
+            before = self._store.active(plugin)
             step = Step(plugin, before, evolve(before, held=held))
             action = f"{'hold' if held else 'unhold'} {plugin}"
             plan = Plan(action, self._store.current().number, (step,))
@@ -588,13 +432,13 @@ class PluginManager:
 
     def verify(self, *names: str | PluginName) -> list[Inspection]:
         """Inspect the active releases of `names` (none: all): chain, manifest and every file."""
-        chosen = [self._active(_plugin(name)) for name in names] or self.installed()
+        chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
         vouching = self._trust.local() if chosen else None
         return [self._inspect(vouching, active) for active in chosen if vouching is not None]
 
     def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
         try:
-            manifest = self._vouched(vouching, active).manifest
+            manifest = vouched(self._store, vouching, active).manifest
         except PluginManagerError as error:
             return Inspection(active, error=error)
         faults = self._store.faults(active, manifest, self.host.bytecode_tag)
@@ -608,7 +452,7 @@ class PluginManager:
         """
         with self._writing():
             self._store.recover_current(self._now())
-            chosen = [self._active(_plugin(name)) for name in names] or self.installed()
+            chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
             if not chosen:
                 return []
             try:
@@ -623,7 +467,7 @@ class PluginManager:
     def _refetch_metadata(self) -> Vouching:
         self._require_source()
         with self._trust.update() as update:
-            self._keep_chains(update)
+            keep_chains(self._store, update)
         return self._trust.local()
 
     def _repair(self, vouching: Vouching, active: Active) -> Inspection:
@@ -633,7 +477,7 @@ class PluginManager:
         target = vouching.target(active.release)
         if isinstance(found.error, CorruptError):
             self._store.keep_heads([self._fetch_head(target)])
-        head = self._vouched(vouching, active)
+        head = vouched(self._store, vouching, active)
         faults = self._store.faults(active, head.manifest, self.host.bytecode_tag)
         damaged = {fault.path for fault in faults if fault.damage is not Damage.FOREIGN}
         files = [file for file in head.manifest.files if file.path in damaged]

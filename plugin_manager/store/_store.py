@@ -157,6 +157,15 @@ class Store:
             )
         return generation
 
+    def active(self, plugin: PluginName) -> Active:
+        """The plugin's active release; raises NotFoundError, and as `current` does."""
+        try:
+            return self.current().active[plugin]
+        except KeyError:
+            raise NotFoundError(
+                f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
+            ) from None
+
     def numbers(self) -> list[int]:
         """The numbers of the generations on disk, newest first; files may be damaged."""
         try:

@@ -1,0 +1,216 @@
+"""Working out changes: what to install, upgrade, uninstall or roll back to, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from attrs import evolve
+from packaging.version import Version
+
+from plugin_manager import resolver
+from plugin_manager.bundle import Head
+from plugin_manager.catalogue import Catalogue, CatalogueEntry
+from plugin_manager.errors import (
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    PluginManagerError,
+    RefusedError,
+    UntrustedError,
+)
+from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Step
+from plugin_manager.manifest import Manifest
+from plugin_manager.model import Host, PluginName, PluginRequirement, Release
+from plugin_manager.store import Active, Damage, Generation, Store
+from plugin_manager.trust import BundleTarget, Trust, Update, Vouching
+
+__all__ = ["Planner", "keep_chains", "vouched"]
+
+
+def vouched(store: Store, vouching: Vouching, active: Active) -> Head:
+    """The head of `active`, vouched for by the chain from the pinned root."""
+    head = vouching.vouch(active.release, store.head_bytes(active.digest))
+    if head.digest != active.digest:
+        raise UntrustedError(f"{active.release}: the store names another manifest than it has")
+    return head
+
+
+def keep_chains(store: Store, update: Update) -> None:
+    """Have the chain of every plugin that may be loaded or rolled back to later.
+
+    One publisher's lapse is no reason to keep the others' news away; where that very plugin is
+    asked for, the error comes again.
+    """
+    for plugin in sorted({plugin for past in store.history() for plugin in past.active}):
+        with suppress(NotFoundError, UntrustedError, InvalidInputError):
+            update.catalogue(plugin)
+
+
+class Planner:
+    """Plans for one store and one repository; `fetch_head` brings a bundle's head.
+
+    `install` and `upgrade` update the local metadata, for which the caller holds the writer's
+    lock; the others neither write nor use the network.
+    """
+
+    def __init__(
+        self, store: Store, trust: Trust, host: Host, fetch_head: Callable[[BundleTarget], bytes]
+    ) -> None:
+        self._store = store
+        self._trust = trust
+        self._host = host
+        self._fetch_head = fetch_head
+
+    def install(self, wanted: Sequence[PluginRequirement]) -> Plan:
+        """What meeting the requests `wanted` would do."""
+        action = "install " + ", ".join(str(requirement) for requirement in wanted)
+        return self._online(action, wanted, upgrade=())
+
+    def upgrade(self, plugins: Sequence[PluginName]) -> Plan:
+        """What moving `plugins`, which are installed, to their newest would do."""
+        active = self._store.current().active
+        held = [plugin for plugin in plugins if active[plugin].held]
+        notes = tuple(
+            f"{plugin} is held at {active[plugin].release.version} and stays; "
+            f"'pluginctl unhold {plugin}' lifts it"
+            for plugin in held
+        )
+        free = [plugin for plugin in plugins if plugin not in held]
+        action = "upgrade " + ", ".join(str(plugin) for plugin in free)
+        plan = self._online(action, [], upgrade=free)
+        return evolve(plan, notes=(*notes, *plan.notes))
+
+    def _online(
+        self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
+    ) -> Plan:
+        generation = self._store.current()
+        chosen = self._resolve(generation, requests, upgrade)
+        vouching = self._trust.local()
+        steps, notes = [], []
+        for plugin, entry in sorted(chosen.items()):
+            before = generation.active.get(plugin)
+            if entry.withdrawal:
+                stays = ", and stays: no other release fits" if entry.blocked else ""
+                notes.append(
+                    f"{entry.release} was {entry.withdrawal.kind} by its publisher: "
+                    f"{entry.withdrawal.reason}{stays}"
+                )
+            if not before or before.release != entry.release:
+                steps.append(self._step(vouching, entry.release, before))
+        return Plan(action, generation.number, tuple(steps), tuple(notes))
+
+    def _resolve(
+        self,
+        generation: Generation,
+        requests: Sequence[PluginRequirement],
+        upgrade: Iterable[PluginName],
+    ) -> Mapping[PluginName, CatalogueEntry]:
+        installed = {plugin: active.release for plugin, active in generation.active.items()}
+        held = {plugin for plugin, active in generation.active.items() if active.held}
+        with self._trust.update() as update:
+            keep_chains(self._store, update)
+            named = {request.plugin for request in requests}
+
+            def catalogue(plugin: PluginName) -> Catalogue:
+                try:
+                    return update.catalogue(plugin)
+                except (NotFoundError, UntrustedError, InvalidInputError):
+                    # A plugin that nobody asked about stays as it is, whatever its publisher did.
+                    if plugin in named or plugin not in installed:
+                        raise
+                    with suppress(PluginManagerError):
+                        return self._trust.local().catalogue(plugin)
+                    raise
+
+            return resolver.resolve(
+                requests,
+                installed=installed,
+                held=held,
+                upgrade=set(upgrade),
+                catalogue=catalogue,
+                host=self._host,
+            )
+
+    def _step(self, vouching: Vouching, release: Release, before: Active | None) -> Step:
+        target = vouching.target(release)
+        try:
+            data = self._store.head_bytes(target.head_digest)
+        except CorruptError:
+            data = self._fetch_head(target)
+        head = vouching.vouch(release, data)
+        after = Active(release, head.digest)
+        needed = NOTHING_NEEDED
+        if not self._store.has(after):
+            needed = self._store.needed(head, head.manifest.files_for(self._host.bytecode_tag))
+        return Step(before=before, after=after, plugin=release.plugin, head=head, head_bytes=data,
+                    bundle_path=target.path, needed=needed)  # fmt: skip
+
+    def uninstall(self, plugins: Sequence[PluginName]) -> Plan:
+        """What making `plugins` inactive would do; raises RefusedError where others need them."""
+        generation = self._store.current()
+        gone = {plugin: self._store.active(plugin) for plugin in plugins}
+        for plugin, active in generation.active.items():
+            if plugin in gone:
+                continue
+            for requirement in self._store.head(active.digest).manifest.requirements:
+                if requirement.plugin in gone:
+                    raise RefusedError(
+                        f"{active.release} requires {requirement.plugin}",
+                        remedy=f"Uninstall {plugin} as well.",
+                    )
+        steps = tuple(Step(plugin, active, None) for plugin, active in sorted(gone.items()))
+        action = "uninstall " + ", ".join(str(plugin) for plugin in sorted(gone))
+        return Plan(action, generation.number, steps)
+
+    def rollback(self, plugin: PluginName, to: Version | None) -> Plan:
+        """What going back to version `to`, or else to the one before, would do; offline."""
+        generation, before = self._store.current(), self._store.active(plugin)
+        target = self._earlier(plugin, before, to)
+        vouching = self._trust.local()
+        head = vouched(self._store, vouching, target)
+        after = {
+            **{p: self._store.head(a.digest).manifest for p, a in generation.active.items()},
+            plugin: head.manifest,
+        }
+        resolver.check(after, self._host, concerning={plugin})
+        self._require_whole(target, head.manifest)
+        notes = []
+        entry = vouching.catalogue(plugin).entry(target.release)
+        if entry and entry.yanked and entry.withdrawal:
+            notes.append(f"{target.release} was yanked: {entry.withdrawal.reason}")
+        notes.append(
+            f"{plugin} is held at {target.release.version}: upgrades leave it alone until "
+            f"'pluginctl unhold {plugin}'"
+        )
+        held = evolve(target, held=True)
+        action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
+        step = Step(plugin, before, held, head)
+        return Plan(action, generation.number, (step,), tuple(notes))
+
+    def _earlier(self, plugin: PluginName, before: Active, to: Version | None) -> Active:
+        past = [g.active[plugin] for g in self._store.history() if plugin in g.active]
+        if to is not None:
+            found = [active for active in past if active.release.version == to]
+        else:
+            found = [a for a in past if a.release.version < before.release.version]
+        if not found:
+            known = sorted({a.release.version for a in past} - {before.release.version})
+            has = f"It has had {', '.join(map(str, known))}." if known else ""
+            which = f"version {to}" if to else f"release before {before.release.version}"
+            raise NotFoundError(
+                f"{plugin} has no {which} in this store",
+                remedy=f"{has} Another comes by 'pluginctl install {plugin}==VERSION'.".strip(),
+            )
+        return found[0]
+
+    def _require_whole(self, active: Active, manifest: Manifest) -> None:
+        faults = self._store.faults(active, manifest, self._host.bytecode_tag)
+        damaged = [fault for fault in faults if fault.damage is not Damage.FOREIGN]
+        if damaged:
+            raise CorruptError(
+                f"{active.release}: {', '.join(str(fault) for fault in damaged[:5])}",
+                paths=tuple(fault.path for fault in damaged),
+                remedy=f"Run 'pluginctl install {manifest.release.plugin}=="
+                f"{manifest.release.version}', which fetches only what is damaged.",
+            )
