@@ -15,18 +15,31 @@ import struct
 from functools import cached_property
 
 import zstandard
-from attrs import define
+from attrs import define, frozen
 
 from plugin_manager import manifest as manifest_format
+from plugin_manager.document import Document
 from plugin_manager.errors import CorruptError, InvalidInputError
-from plugin_manager.manifest import MAX_FRAME_BYTES, Manifest
+from plugin_manager.manifest import MAX_FRAME_BYTES, TELL_PUBLISHER, Manifest
 from plugin_manager.model import Digest
 
-__all__ = ["MAX_HEAD_BYTES", "Head", "decode_frame", "encode_frame", "encode_head", "read_head"]
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "Head",
+    "SignedHead",
+    "decode_frame",
+    "encode_frame",
+    "encode_head",
+    "parse_custom",
+    "read_head",
+    "render_custom",
+]
 
 HEAD_MAGIC = 0x184D2A5C  # one of the sixteen that RFC 8878 sets aside for skippable frames
 HEAD_PREFIX = struct.Struct("<II")
 MAX_HEAD_BYTES = 256 * 1024 * 1024
+CUSTOM_KEY = "plugin-manager"
+CUSTOM_FORMAT = 1
 COMPRESSION_LEVEL = 9
 MANIFEST_LEVEL = 19
 WORTHWHILE = 0.98  # a frame that compression shrinks less than this is stored
@@ -67,7 +80,9 @@ def read_head(data: bytes, where: str = "bundle") -> Head:
     decoded (python-zstandard ignores its own limit when a frame declares its size).
     """
     if len(data) < HEAD_PREFIX.size or len(data) > MAX_HEAD_BYTES:
-        raise InvalidInputError(f"{where}: not a bundle's head ({len(data)} bytes)", where=where)
+        raise InvalidInputError(
+            f"{where}: not a bundle's head ({len(data)} bytes)", where=where, remedy=TELL_PUBLISHER
+        )
     magic, length = HEAD_PREFIX.unpack_from(data)
     if magic != HEAD_MAGIC or length != len(data) - HEAD_PREFIX.size:
         raise InvalidInputError(
@@ -79,7 +94,7 @@ def read_head(data: bytes, where: str = "bundle") -> Head:
         raw = _decode(memoryview(data)[HEAD_PREFIX.size :], manifest_format.MAX_MANIFEST_BYTES)
     except (zstandard.ZstdError, ValueError) as error:
         raise InvalidInputError(
-            f"{where}: manifest cannot be decoded ({error})", where=where
+            f"{where}: manifest cannot be decoded ({error})", where=where, remedy=TELL_PUBLISHER
         ) from error
     parsed = manifest_format.parse(raw, where)
     return Head(parsed, len(data), Digest(hashlib.sha256(data).hexdigest()))
@@ -127,3 +142,42 @@ def decode_frame(data: bytes | bytearray | memoryview, content_length: int) -> b
     if len(content) != content_length:
         raise CorruptError(f"frame holds {len(content)} bytes where {content_length} were signed")
     return content
+
+
+# --- what is signed about a head ---------------------------------------------------------------
+
+
+@frozen
+class SignedHead:
+    """What the publisher signs about a bundle's head: its length in bytes, and its SHA-256."""
+
+    length: int
+    digest: Digest
+
+
+def render_custom(head: SignedHead) -> dict[str, object]:
+    """The `custom` of a bundle's entry in TUF targets metadata."""
+    return {
+        CUSTOM_KEY: {
+            "format": CUSTOM_FORMAT,
+            "head": {"length": head.length, "sha256": str(head.digest)},
+        }
+    }
+
+
+def parse_custom(custom: object, where: str, *, bundle_length: int) -> SignedHead:
+    """The counterpart of `render_custom`, for a bundle of `bundle_length` bytes.
+
+    Raises InvalidInputError naming `where` and every fault. What others put into `custom` beside
+    ours is theirs.
+    """
+    document = Document({"custom": custom})
+    ours = document.table("custom", required=True).table(CUSTOM_KEY, required=True)
+    if ours.integer("format") != CUSTOM_FORMAT:
+        ours.fault("format", f"this program reads {CUSTOM_FORMAT}")
+    head = ours.table("head", required=True)
+    length = head.integer("length", least=1, most=min(MAX_HEAD_BYTES, bundle_length))
+    digest = head.parsed("sha256", Digest.parse)
+    document.finish(where, remedy="A newer plugin manager may know what this is.")
+    assert digest is not None  # or finish had raised
+    return SignedHead(length, digest)

@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError
-from plugin_manager.manifest import parse_requires, requires_document
+from plugin_manager.manifest import TELL_PUBLISHER, parse_requires, requires_document
 from plugin_manager.model import (
     ANY,
     HostNeeds,
@@ -110,13 +110,19 @@ def render(catalogue: Catalogue) -> bytes:
 def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     """The catalogue in `data`; raises InvalidInputError naming `where` and every fault's place."""
     if len(data) > MAX_CATALOGUE_BYTES:
-        raise InvalidInputError(f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes", where=where)
+        raise InvalidInputError(
+            f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes",
+            where=where,
+            remedy=TELL_PUBLISHER,
+        )
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: is not JSON ({error})", where=where) from error
+        raise InvalidInputError(
+            f"{where}: is not JSON ({error})", where=where, remedy=TELL_PUBLISHER
+        ) from error
     document = Document(value)
-    document.check_format(FORMAT, where)
+    document.check_format(FORMAT, where, remedy=TELL_PUBLISHER)
     plugin = document.parsed("plugin", PluginName.parse)
     summary = document.text("summary", "")
     found = [_entry(item, plugin) for item in document.tables("releases")]
@@ -126,7 +132,7 @@ def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     for one, other in pairwise(entries):
         if one.release == other.release:
             document.fault("releases", f"{one.release} is listed twice")
-    document.finish(where)
+    document.finish(where, remedy=TELL_PUBLISHER)
     assert plugin is not None  # or finish had raised
     return Catalogue(plugin, summary, tuple(entries))
 

@@ -147,12 +147,15 @@ class Document:
         self._known.update(self.value)
         return iter(self.value)
 
-    def check_format(self, supported: int, where: str) -> None:
-        """Raise InvalidInputError unless the document's `format` is `supported`."""
+    def check_format(self, supported: int, where: str, *, remedy: str = "") -> None:
+        """Raise InvalidInputError unless the document's `format` is `supported`.
+
+        `remedy` is for a document that has no readable format at all.
+        """
         if self.integer("format") != supported and not self.faults:
             self.faults.append(f"format: this program reads format {supported} only")
             self.finish(where, remedy="Install a newer plugin manager.")
-        self.finish(where)
+        self.finish(where, remedy=remedy)
 
     def _check_unknown(self) -> None:
         for key in self.value:

@@ -11,17 +11,22 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from plugin_manager.errors import NoSpaceError, StoreAccessError
+from plugin_manager.errors import CorruptError, NoSpaceError, StoreAccessError
 
 __all__ = [
     "TEMPORARY_PREFIX",
     "disk_errors",
     "free_bytes",
+    "is_real_directory",
     "make_directories",
+    "make_real_directories",
     "move_into_place",
+    "read_regular",
+    "set_aside",
     "sync_directory",
     "write_atomically",
 ]
@@ -66,6 +71,57 @@ def make_directories(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def make_real_directories(top: Path, path: Path) -> None:
+    """Make `path`, which lies below `top`, and what is missing between them, not durably.
+
+    Nothing between may lead elsewhere: what is not a directory itself (a link, a file, a FIFO) is
+    set aside.
+    """
+    if path == top:
+        return
+    make_real_directories(top, path.parent)
+    if not is_real_directory(path):
+        if os.path.lexists(path):
+            set_aside(path)
+        path.mkdir(exist_ok=True)
+
+
+def is_real_directory(path: Path) -> bool:
+    """Whether `path` is a directory, and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def set_aside(path: Path) -> None:
+    """Move what lies in the place of something else out of the way, beside it; delete nothing."""
+    path.rename(path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"))
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The bytes of the regular file `path`, never through a link and never waiting for a FIFO.
+
+    Raises FileNotFoundError, CorruptError where it is no regular file or larger than `most_bytes`,
+    OSError where the system refuses.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(most_bytes + 1) if regular else b""
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR}:
+            raise
+        regular, data = False, b""
+    if not regular or len(data) > most_bytes:
+        what = f"larger than {most_bytes} bytes" if regular else "not a regular file"
+        raise CorruptError(
+            f"{path.name} is {what}", paths=(str(path),), remedy="Run 'pluginctl repair'."
+        )
+    return data
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in directory `path` durable."""
     if os.name != "posix":
@@ -94,6 +150,8 @@ def write_atomically(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            if is_real_directory(path):
+                set_aside(path)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

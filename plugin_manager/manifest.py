@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
@@ -68,6 +67,9 @@ MAX_FRAME_OVERHEAD_BYTES = 64  # what storing adds to a frame's content is less
 MAX_FILES = 1_000_000
 MAX_CHUNKS = 16_000_000
 MAX_MANIFEST_BYTES = 1024 * 1024 * 1024
+
+TELL_PUBLISHER = "Tell the publisher, who signed it so."
+"""The remedy where a signed document is malformed: nobody else can make a better one."""
 
 
 class Chunking(NamedTuple):
@@ -197,10 +199,6 @@ class Manifest:
         """Where each frame begins, in bytes behind the head; one more entry for the end."""
         return list(accumulate(self.columns.frame_lengths, initial=0))
 
-    def frame_at(self, position: int) -> int:
-        """The number of the frame that holds byte `position` behind the head."""
-        return bisect_right(self.frame_starts, position) - 1
-
     @property
     def frames_length(self) -> int:
         """The bytes of all frames together, compressed."""
@@ -299,9 +297,11 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
     try:
         value: Any = msgpack.unpackb(data, strict_map_key=True, max_str_len=MAX_MANIFEST_BYTES)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise InvalidInputError(f"{where}: is not msgpack ({error})", where=where) from error
+        raise InvalidInputError(
+            f"{where}: is not msgpack ({error})", where=where, remedy=TELL_PUBLISHER
+        ) from error
     document = Document(value)
-    document.check_format(FORMAT, where)
+    document.check_format(FORMAT, where, remedy=TELL_PUBLISHER)
     release = release_of(document)
     about = document.table("about")
     requires = document.table("requires")
@@ -320,7 +320,7 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
         license=about.text("license", ""),
         homepage=about.text("homepage", ""),
     )
-    document.finish(where)
+    document.finish(where, remedy=TELL_PUBLISHER)
     assert release is not None  # or finish had raised
     return Manifest(
         release=release,

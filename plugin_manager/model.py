@@ -34,6 +34,8 @@ __all__ = [
     "bytecode_tag",
     "parse_specifier",
     "parse_version",
+    "publisher_role",
+    "role_publisher",
 ]
 
 _NAME_PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
@@ -58,6 +60,7 @@ _IGNORABLE = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 
+PUBLISHER_ROLE_PREFIX = "publisher-"
 MAX_PATH_PART_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_VERSION = 64  # characters: versions become parts of file names
@@ -104,10 +107,28 @@ class PluginName:
         return f"{self.publisher}/{self.name}"
 
 
+def publisher_role(publisher: str) -> str:
+    """The name of the TUF role that speaks for `publisher`."""
+    return PUBLISHER_ROLE_PREFIX + publisher
+
+
+def role_publisher(role: str) -> str | None:
+    """The counterpart of `publisher_role`; None where `role` is not that of any publisher."""
+    publisher = role.removeprefix(PUBLISHER_ROLE_PREFIX)
+    try:
+        PluginName.parse_part(publisher, "publisher")  # or `publisher-*` would be everyone's
+    except InvalidInputError:
+        return None
+    return publisher if role == publisher_role(publisher) else None
+
+
 def parse_version(text: str) -> Version:
     """The PEP 440 version in `text`, which must be in normal form; raises InvalidInputError."""
     if len(text) > MAX_VERSION:
-        raise InvalidInputError(f"version {text[:20]!r}... is longer than {MAX_VERSION} characters")
+        raise InvalidInputError(
+            f"version {text[:20]!r}... is longer than {MAX_VERSION} characters",
+            remedy="Use a shorter version.",
+        )
     try:
         version = Version(text)
     except InvalidVersion as error:
@@ -126,7 +147,8 @@ def parse_specifier(text: str) -> SpecifierSet:
     """The PEP 440 version specifiers in `text` ("" is any); raises InvalidInputError."""
     if len(text) > MAX_SPECIFIER:  # also keeps numbers below the 4,300 digits that int() takes
         raise InvalidInputError(
-            f"version specifier {text[:20]!r}... is longer than {MAX_SPECIFIER} characters"
+            f"version specifier {text[:20]!r}... is longer than {MAX_SPECIFIER} characters",
+            remedy="Use fewer or shorter clauses.",
         )
     try:
         return SpecifierSet(text)
@@ -167,7 +189,9 @@ class Digest(str):
     def parse(cls, text: str) -> Digest:
         """The digest in `text`; raises InvalidInputError."""
         if not _SHA256.fullmatch(text):
-            raise InvalidInputError(f"{text!r} is not a SHA-256 in hexadecimal")
+            raise InvalidInputError(
+                f"{text!r} is not a SHA-256 in hexadecimal", remedy="Write 64 of 0-9 and a-f."
+            )
         return cls(text)
 
 

@@ -7,11 +7,14 @@ PLUGINCTL_HOST_VERSION   version of the host application, which releases may ask
 PLUGINCTL_GRACE_DAYS     for how long expired metadata is still accepted at load; default 30
 PLUGINCTL_LOCK_TIMEOUT   seconds to wait for another writer; default: for ever
 PLUGINCTL_CA_BUNDLE      file with further certificate authorities for https
-PLUGINCTL_INSECURE_HTTP  1: allow plain http to other machines (content is signed all the same)
+PLUGINCTL_INSECURE_HTTP  yes: allow plain http to other machines (content is signed all the same)
+
+A variable that is empty counts as unset. Switches are 1, true, yes or 0, false, no, in any case.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +30,9 @@ from plugin_manager.model import parse_version
 __all__ = ["Settings", "from_environment"]
 
 DEFAULT_GRACE = timedelta(days=30)
-MAX_ROOT_BYTES = 512_000  # python-tuf's own bound for root metadata
+MAX_NUMBER = 36_500  # days: a century; seconds: more than ten hours
+# What a root may be is for trust to say; this only keeps a wrong file from being read whole.
+MAX_ROOT_FILE_BYTES = 16 * 1024 * 1024
 
 
 @frozen
@@ -58,15 +63,16 @@ class Settings:
             )
         try:
             with self.root.open("rb") as file:
-                data = file.read(MAX_ROOT_BYTES + 1)
+                data = file.read(MAX_ROOT_FILE_BYTES + 1)
         except OSError as error:
             raise InvalidInputError(
                 f"root of trust {self.root}: {error.strerror}",
                 remedy="Give the file that the repository's owner published.",
             ) from error
-        if len(data) > MAX_ROOT_BYTES:
+        if len(data) > MAX_ROOT_FILE_BYTES:
             raise InvalidInputError(
-                f"root of trust {self.root}: larger than {MAX_ROOT_BYTES} bytes"
+                f"root of trust {self.root}: larger than {MAX_ROOT_FILE_BYTES} bytes",
+                remedy="Give the file that the repository's owner published.",
             )
         return data
 
@@ -87,20 +93,31 @@ class Settings:
 
 def parse_repository(text: str) -> str:
     """The repository address in `text`, ending with "/"; raises InvalidInputError."""
+    # What may hold a password is not shown.
+    shown = "the repository's address" if "@" in text else f"repository {text!r}"
+    # urlsplit drops some of these in silence, and no server is asked for a path that holds one.
+    if any(char.isspace() or not char.isprintable() for char in text):
+        raise InvalidInputError(
+            f"{shown} holds a space or a control character",
+            remedy="Leave it out, or write a space within a path as %20.",
+        )
+    example = "Write for instance https://plugins.example.org/."
     try:
         parts = urlsplit(text)
         parts.port  # noqa: B018 - raises where the port is not a number
     except ValueError as error:
-        raise InvalidInputError(f"repository {text!r} is not an address ({error})") from error
+        why = "" if "@" in text else f" ({error})"
+        raise InvalidInputError(f"{shown} is not an address{why}", remedy=example) from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise InvalidInputError(f"{shown} is not an address", remedy=example)
+    if "@" in parts.netloc:
         raise InvalidInputError(
-            f"repository {text!r} is not an address",
-            remedy="Write for instance https://plugins.example.org/.",
-        )
-    if parts.query or parts.fragment or parts.username or parts.password:
-        raise InvalidInputError(
-            "the repository's address must hold neither credentials nor a query",
+            "the repository's address must not hold credentials",
             remedy="Put credentials into ~/.netrc.",
+        )
+    if "?" in text or "#" in text:
+        raise InvalidInputError(
+            f"{shown} holds a query or a fragment", remedy="Leave out what follows '?' or '#'."
         )
     return text if text.endswith("/") else f"{text}/"
 
@@ -121,7 +138,7 @@ def from_environment(
 ) -> Settings:
     """The settings that arguments and, where they are None, `environment` give.
 
-    Raises InvalidInputError naming the variable that is wrong.
+    Raises InvalidInputError naming the variable, or the argument, that is wrong.
     """
     store = store or environment.get("PLUGINCTL_STORE")
     repository = repository or environment.get("PLUGINCTL_REPOSITORY", "")
@@ -130,26 +147,56 @@ def from_environment(
     ca_bundle = environment.get("PLUGINCTL_CA_BUNDLE")
     if lock_timeout_seconds is None:
         lock_timeout_seconds = _number(environment, "PLUGINCTL_LOCK_TIMEOUT", -1)
+    else:
+        _check_number("lock timeout", str(lock_timeout_seconds), lock_timeout_seconds)
     return Settings(
-        store=Path(store).expanduser().absolute() if store else default_store(),
+        store=_path("store", store).absolute() if store else default_store(),
         repository=parse_repository(repository) if repository else "",
-        root=Path(root) if isinstance(root, str) else root,
+        root=_path("root of trust", root) if isinstance(root, str | Path) else root,
         host_version=parse_version(host_version) if isinstance(host_version, str) else host_version,
         grace=timedelta(days=_number(environment, "PLUGINCTL_GRACE_DAYS", DEFAULT_GRACE.days)),
         lock_timeout_seconds=lock_timeout_seconds,
-        ca_bundle=Path(ca_bundle) if ca_bundle else None,
-        insecure_http=environment.get("PLUGINCTL_INSECURE_HTTP", "") == "1",
+        ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
+        insecure_http=_switch(environment, "PLUGINCTL_INSECURE_HTTP"),
     )
+
+
+def _path(what: str, given: str | Path) -> Path:
+    """The path `given`, "~" being the user's home; raises InvalidInputError."""
+    try:
+        if b"\0" in os.fsencode(given):
+            raise ValueError("embedded null character")
+        return Path(given).expanduser()
+    except (ValueError, RuntimeError) as error:  # no such user, or not encodable
+        raise InvalidInputError(
+            f"{what} {os.fspath(given)!r} is not a path ({error})", remedy="Write the path in full."
+        ) from error
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     text = environment.get(name)
-    if text is None:
+    if not text:
         return default
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not value >= 0 or value > 36_500:  # also false for nan
-        raise InvalidInputError(f"{name}: {text!r} is not a number of 0 or more")
+    return _check_number(name, text, value)
+
+
+def _check_number(name: str, text: str, value: float) -> float:
+    if not 0 <= value <= MAX_NUMBER:  # also false for nan
+        raise InvalidInputError(
+            f"{name}: {text!r} is not a number from 0 to {MAX_NUMBER}",
+            remedy="Give a number within these bounds, or leave it out.",
+        )
     return value
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name, "")
+    if text.lower() in {"1", "true", "yes"}:
+        return True
+    if text.lower() in {"", "0", "false", "no"}:
+        return False
+    raise InvalidInputError(f"{name}: {text!r} is neither yes nor no", remedy="Write 1 or 0.")

@@ -98,14 +98,6 @@ def test_a_manifest_knows_the_place_and_digest_of_every_chunk():
     assert manifest.frames_length == sum(manifest.columns.frame_lengths)
 
 
-def test_frames_are_found_by_position():
-    manifest = make_bundle("acme/maps 1.0", {"a": bytes(range(256)) * 400}).head.manifest
-    starts = manifest.frame_starts
-    assert len(starts) > 3
-    for index, (start, stop) in enumerate(pairwise(starts)):
-        assert manifest.frame_at(start) == manifest.frame_at(stop - 1) == index
-
-
 def test_equal_content_has_equal_keys_and_other_content_has_not():
     manifest = make_bundle(
         "a/b 1", {"one": b"x" * 9999, "two": b"x" * 9999, "three": b"y"}

@@ -172,7 +172,6 @@ def test_held_plugins_do_not_move():
     assert world.resolve("a", installed="b 1.0", held="b") == "a 1.0, b 1.0"
     assert world.resolve("b", installed="b 1.0", held="b") == "b 1.0"
     assert world.resolve(installed="b 1.0", held="b", upgrade="b") == "b 1.0"
-    assert world.resolve("b", installed="b 1.0", held="b", unheld="b") == "b 2.0"
 
 
 def test_asking_for_another_version_of_a_held_plugin_is_refused():

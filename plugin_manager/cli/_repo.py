@@ -13,7 +13,7 @@ import click
 
 from plugin_manager.catalogue import CatalogueEntry
 from plugin_manager.cli._output import Session, size
-from plugin_manager.errors import InvalidInputError, NotFoundError
+from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import (
     Platform,
     PluginName,
@@ -40,7 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PathType = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
 keys_option = click.option(
-    "--keys-directory", type=PathType, metavar="DIR", help="Where new keys go. [DIR/keys]"
+    "--keys-directory", type=PathType, metavar="DIR", help="Where new keys go. [keys, in the repository]"
 )
 passphrase_option = click.option(
     "--passphrase-file",
@@ -54,7 +54,7 @@ signer_options = (
 )
 
 
-def _in_repository(command: F) -> F:
+def _of_repository(command: F) -> F:
     """Add the options that all commands on an existing repository share."""
     directory = click.option(
         "--directory",
@@ -63,7 +63,12 @@ def _in_repository(command: F) -> F:
         metavar="DIR",
         help="The repository. [the current directory]",
     )
-    return json_option(passphrase_option(directory(command)))
+    return json_option(directory(command))
+
+
+def _in_repository(command: F) -> F:
+    """Add the options of those commands that sign, and so need private keys."""
+    return _of_repository(passphrase_option(command))
 
 
 def _external(command: F) -> F:
@@ -89,7 +94,11 @@ def _ask(file: Path | None, name: str, *, confirm: bool) -> str:
         try:
             return file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{file}: cannot be read ({error})", path=str(file)) from error
+            raise InvalidInputError(
+                f"{file}: cannot be read ({error})",
+                remedy="Name a readable file that holds the passphrase, as UTF-8.",
+                path=str(file),
+            ) from error
     if (value := os.environ.get(PASSPHRASE_VARIABLE)) is not None:
         return value
     if not sys.stdin.isatty():
@@ -212,10 +221,10 @@ def _show_change(
 
 
 @key.command("show")
-@_in_repository
-def key_show(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+@_of_repository
+def key_show(directory: Path, as_json: bool) -> None:
     """List the keys of each role."""
-    keys = _open(directory, passphrase_file).keys()
+    keys = Repository.open(directory).keys()
     session = Session(as_json=as_json)
     session.result(
         {"keys": {role: [_key(k) for k in role_keys] for role, role_keys in keys.items()}}
@@ -333,6 +342,7 @@ def refresh(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
 @click.argument("release", metavar="NAME==VERSION")
 @click.option("--yank", "kind", flag_value=WithdrawalKind.YANKED.value, help="Not picked anew.")
 @click.option("--block", "kind", flag_value=WithdrawalKind.BLOCKED.value, help="Refused at load.")
+@click.option("--unblock", is_flag=True, help="With --yank: let a blocked release load again.")
 @click.option("--reason", required=True, help="Why; shown to people.")
 @click.option("--platform", metavar="TAG", help="Only the release for this platform.")
 @_in_repository
@@ -340,6 +350,7 @@ def withdraw(
     *,
     release: str,
     kind: str | None,
+    unblock: bool,
     reason: str,
     platform: str | None,
     directory: Path,
@@ -349,6 +360,8 @@ def withdraw(
     """Withdraw a release: --yank (what is installed goes on) or --block (refuses to load)."""
     if kind is None:
         raise click.UsageError("Say how far: --yank or --block.")
+    if unblock and kind == WithdrawalKind.BLOCKED:
+        raise click.UsageError("--unblock goes with --yank.")
     name, equals, version = release.partition("==")
     if not equals:
         raise InvalidInputError(
@@ -360,6 +373,7 @@ def withdraw(
         WithdrawalKind(kind),
         reason,
         platform=Platform.parse(platform) if platform is not None else None,
+        unblock=unblock,
     )
     session = Session(as_json=as_json)
     session.result(
@@ -370,10 +384,10 @@ def withdraw(
 
 
 @repo.command()
-@_in_repository
-def status(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+@_of_repository
+def status(directory: Path, as_json: bool) -> None:
     """Show roles and releases, after verifying the repository's signatures."""
-    found = _open(directory, passphrase_file).status()
+    found = Repository.open(directory).status()
     session = Session(as_json=as_json)
     entries = [entry for catalogue in found.catalogues for entry in catalogue.entries]
     session.result({**_roles(found.roles), "releases": [_entry(entry) for entry in entries]})
@@ -395,8 +409,6 @@ def status(directory: Path, passphrase_file: Path | None, as_json: bool) -> None
 def serve_command(directory: Path, port: int, as_json: bool) -> None:
     """Serve a repository on loopback, for development; docs/publishing.md shows nginx."""
     session = Session(as_json=as_json)
-    if not directory.exists():
-        raise NotFoundError(f"there is no directory {directory}")
 
     def served(method: str, path: str, code: int, count: int) -> None:
         session.aside(f"{method} {path} {code} {count}")

@@ -20,7 +20,6 @@ retired = false              # true: no longer trusted; signs once more for the 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -36,12 +35,12 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, NotFoundError
-from plugin_manager.model import PluginName
+from plugin_manager.model import PluginName, publisher_role, role_publisher
 from plugin_manager.publishing._keys import SigningKey, key_document, parse_key
+from plugin_manager.publishing._toml import parse_toml, read_toml
 
 __all__ = [
     "DEFAULT_EXPIRY",
-    "PUBLISHER_PREFIX",
     "TOP_LEVEL",
     "Configuration",
     "RolePolicy",
@@ -52,7 +51,6 @@ __all__ = [
 
 FORMAT = 1
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
-PUBLISHER_PREFIX = "publisher-"
 DEFAULT_EXPIRY = {
     "root": timedelta(days=365),
     "targets": timedelta(days=365),
@@ -62,6 +60,7 @@ DEFAULT_EXPIRY = {
 }
 MAX_EXPIRY_DAYS = 36_500
 MAX_KEYS = 100
+MAX_FILE_BYTES = 64 * 1024 * 1024  # written by this program: room for 100,000 publishers
 
 HEADING = """\
 # The roles of this repository: thresholds, expiry and keys. Thresholds and expiry may be edited;
@@ -94,8 +93,8 @@ class Configuration:
         """The policy of the TUF role named `role`; raises NotFoundError."""
         if role in self.top_level:
             return self.top_level[role]
-        publisher = role.removeprefix(PUBLISHER_PREFIX)
-        if publisher == role or publisher not in self.publishers:
+        publisher = role_publisher(role)
+        if publisher is None or publisher not in self.publishers:
             raise NotFoundError(
                 f"there is no role {role!r} in repository.toml",
                 remedy=f"Roles are {', '.join(self.roles())}.",
@@ -104,13 +103,14 @@ class Configuration:
 
     def roles(self) -> list[str]:
         """The names of all TUF roles."""
-        return [*TOP_LEVEL, *(PUBLISHER_PREFIX + name for name in sorted(self.publishers))]
+        return [*TOP_LEVEL, *map(publisher_role, sorted(self.publishers))]
 
     def with_role(self, role: str, policy: RolePolicy) -> Configuration:
         """The configuration with `policy` for `role`."""
         if role in TOP_LEVEL:
             return evolve(self, top_level={**self.top_level, role: policy})
-        publisher = role.removeprefix(PUBLISHER_PREFIX)
+        publisher = role_publisher(role)
+        assert publisher is not None
         return evolve(self, publishers={**self.publishers, publisher: policy})
 
     def root_keys_and_roles(self) -> tuple[dict[str, Key], dict[str, Role]]:
@@ -128,7 +128,7 @@ class Configuration:
         keys: dict[str, Key] = {}
         roles = {}
         for publisher, policy in sorted(self.publishers.items()):
-            role = PUBLISHER_PREFIX + publisher
+            role = publisher_role(publisher)
             keys.update({key.keyid: key.public for key in policy.active_keys})
             roles[role] = DelegatedRole(
                 role,
@@ -157,25 +157,19 @@ class Configuration:
 def read(path: Path) -> Configuration:
     """The configuration in the file `path`; raises NotFoundError or InvalidInputError."""
     try:
-        text = path.read_bytes().decode()
+        text = read_toml(path, most_bytes=MAX_FILE_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             f"{path.parent} is not a repository: it has no {path.name}",
             remedy="Make one with 'pluginctl repo init', or name another with --directory.",
             path=str(path),
         ) from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: is not UTF-8 ({error})", path=str(path)) from error
     return parse(text, str(path))
 
 
 def parse(text: str, where: str = "repository.toml") -> Configuration:
     """The configuration in `text`; raises InvalidInputError naming `where` and every fault."""
-    try:
-        value = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: is not TOML ({error})", where=where) from error
-    document = Document(value)
+    document = parse_toml(text, where)
     document.check_format(FORMAT, where)
     roles = document.table("roles", required=True)
     top_level = {role: _policy(roles.table(role, required=True)) for role in TOP_LEVEL}
@@ -187,7 +181,9 @@ def parse(text: str, where: str = "repository.toml") -> Configuration:
         except InvalidInputError as error:
             table.fault(name, str(error))
         publishers[name] = _policy(table.table(name))
-    document.finish(where, strict=True)
+    document.finish(
+        where, strict=True, remedy="Correct repository.toml, or restore it from a backup."
+    )
     return Configuration(top_level, publishers)
 
 

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 PKCS8 = "pkcs8:"
+BRING_KEY = "Bring the key file, or correct its URI in repository.toml."
 
 Passphrase = str | Callable[[str], str]
 """The passphrase of the key files, or what is asked for it with the path of a key file."""
@@ -105,7 +106,9 @@ def read_public_key(path: Path) -> Key:
     try:
         return SSlibKey.from_crypto(serialization.load_pem_public_key(path.read_bytes()))
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no public key file {path}", path=str(path)) from error
+        raise NotFoundError(
+            f"there is no public key file {path}", remedy="Check the path.", path=str(path)
+        ) from error
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise InvalidInputError(
             f"{path}: is not a public key ({error})",
@@ -169,7 +172,7 @@ class KeyRing:
         try:
             return Signer.from_priv_key_uri(key.uri, key.public, self._secret)
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no key file for {key.uri}") from error
+            raise NotFoundError(f"there is no key file for {key.uri}", remedy=BRING_KEY) from error
         except Exception as error:
             # The signers of other schemes raise what their libraries raise; all of it means that
             # this key cannot be used as it is configured.
@@ -185,7 +188,9 @@ class KeyRing:
         try:
             pem = path.read_bytes()
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no key file {path}", path=str(path)) from error
+            raise NotFoundError(
+                f"there is no key file {path}", remedy=BRING_KEY, path=str(path)
+            ) from error
         if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" not in pem:
             raise InvalidInputError(
                 f"{path}: is not an encrypted PKCS#8 private key in PEM form",

@@ -38,7 +38,7 @@ from plugin_manager.errors import (
     RefusedError,
     UntrustedError,
 )
-from plugin_manager.publishing._configuration import PUBLISHER_PREFIX, TOP_LEVEL, Configuration
+from plugin_manager.publishing._configuration import TOP_LEVEL, Configuration
 from plugin_manager.publishing._keys import KeyRing, SigningKey
 
 __all__ = ["Edition", "RoleStatus", "read_chain"]
@@ -83,7 +83,7 @@ class Chain:
 
     def require(self, publisher: str) -> str:
         """The name of the publisher's role; raises NotFoundError where there is none."""
-        role = PUBLISHER_PREFIX + publisher
+        role = publisher_role(publisher)
         if role not in self.publishers:
             raise NotFoundError(
                 f"the repository has no publisher {publisher!r}",

@@ -11,14 +11,16 @@ from attrs import field, frozen
 from plugin_manager.errors import InvalidInputError, RefusedError
 from plugin_manager.manifest import About, PythonLayout, path_collisions
 from plugin_manager.model import (
+    MAX_PATH_PART_BYTES,
     BundlePath,
+    Digest,
     EntryPoint,
     HostNeeds,
     PluginRequirement,
     Release,
 )
 
-__all__ = ["Payload", "PayloadFile", "check"]
+__all__ = ["Payload", "PayloadFile", "check", "served_name"]
 
 OWN_PACKAGE = "plugin_manager"
 
@@ -47,14 +49,26 @@ class Payload:
     notes: tuple[str, ...] = ()
 
 
+def served_name(target_path: str, sha256: str) -> str:
+    """The path below `targets/` of the file for `target_path` (TUF's consistent snapshots)."""
+    directory, _, name = target_path.rpartition("/")
+    return f"{directory}/{sha256}.{name}"
+
+
 def check(payload: Payload, where: str) -> None:
     """Refuse what no client could install or load.
 
-    Raises InvalidInputError naming `where` (no files, names that collide), RefusedError for
-    importable top-level names that belong to Python or to this package.
+    Raises InvalidInputError naming `where` (no files, names that collide, a release whose bundle
+    no file system could hold), RefusedError for importable top-level names that belong to Python
+    or to this package.
     """
+    _check_file_name(payload.release, where)
     if not payload.files:
-        raise InvalidInputError(f"{where}: holds no files", where=where)
+        raise InvalidInputError(
+            f"{where}: holds no files",
+            remedy="Put the plugin's files there, or exclude less.",
+            where=where,
+        )
     paths = [file.path for file in payload.files]
     if faults := [what for _, what in path_collisions(paths)]:
         raise InvalidInputError.of(where, faults, remedy="Rename one of the two.")
@@ -65,6 +79,18 @@ def check(payload: Payload, where: str) -> None:
             + ("this program" if names[0] == OWN_PACKAGE else "Python itself"),
             remedy="Rename the module, or move it into a package.",
             names=tuple(names),
+        )
+
+
+def _check_file_name(release: Release, where: str) -> None:
+    name = served_name(release.target_path, Digest("0" * 64)).rpartition("/")[2]
+    if len(name) > MAX_PATH_PART_BYTES:  # all ASCII
+        raise InvalidInputError(
+            f"{where}: the bundle's file name would have {len(name)} characters, more than "
+            f"{MAX_PATH_PART_BYTES}",
+            remedy="Choose a shorter name, version or platform.",
+            where=where,
+            name=name,
         )
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve, frozen
 from filelock import FileLock, Timeout
@@ -30,7 +29,6 @@ from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an impl
 from plugin_manager import bundle
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager.catalogue import Catalogue, CatalogueEntry, catalogue_path
-from plugin_manager.document import Document
 from plugin_manager.durable import disk_errors, move_into_place, write_atomically
 from plugin_manager.errors import (
     InvalidInputError,
@@ -47,28 +45,26 @@ from plugin_manager.model import (
     Release,
     Withdrawal,
     WithdrawalKind,
+    publisher_role,
 )
 from plugin_manager.publishing import _configuration
 from plugin_manager.publishing._bundle_writer import Bundle, write_bundle
 from plugin_manager.publishing._bytecode import bytecode_files
 from plugin_manager.publishing._configuration import (
     DEFAULT_EXPIRY,
-    PUBLISHER_PREFIX,
     TOP_LEVEL,
     Configuration,
     RolePolicy,
 )
 from plugin_manager.publishing._keys import KeyRing, Passphrase, SigningKey, generate_key
 from plugin_manager.publishing._metadata import Chain, Edition, RoleStatus, read_chain
-from plugin_manager.publishing._payload import Payload, check
+from plugin_manager.publishing._payload import Payload, check, served_name
 from plugin_manager.publishing._source import read_directory
 from plugin_manager.publishing._vendor import read_wheel_source
 
 __all__ = ["Published", "Refreshed", "Repository", "Status"]
 
 CONFIGURATION_FILE = "repository.toml"
-CUSTOM_KEY = "plugin-manager"
-CUSTOM_FORMAT = 1
 RENEWAL_SHARE = 3  # a role is signed anew when less than a third of its validity is left
 MAX_REASON = 1000
 
@@ -240,7 +236,10 @@ class Repository:
         try:
             return (self._metadata / f"{version}.root.json").read_bytes()
         except FileNotFoundError as error:
-            raise NotFoundError(f"the repository has no root {version}") from error
+            raise NotFoundError(
+                f"the repository has no root {version}",
+                remedy="Its roots are numbered from 1, without gaps.",
+            ) from error
 
     def status(self) -> Status:
         """All roles and catalogues as clients see them, verified."""
@@ -249,9 +248,9 @@ class Repository:
         catalogues = []
         for role in sorted(chain.publishers):
             for path in sorted(chain.publishers[role].signed.targets):
-                publisher, name, file_name = path.split("/")
-                if file_name == "catalogue.json":
-                    catalogues.append(self._catalogue(chain, PluginName(publisher, name)))
+                plugin = PluginName.parse(path.rpartition("/")[0])
+                if path == catalogue_path(plugin):
+                    catalogues.append(self._catalogue(chain, plugin))
         return Status(chain.status(configuration), tuple(catalogues))
 
     # --- keys and publishers ---
@@ -318,11 +317,14 @@ class Repository:
         Raises RefusedError where the repository has the publisher.
         """
         PluginName.parse_part(name, "publisher")
-        role = PUBLISHER_PREFIX + name
+        role = publisher_role(name)
         with self._locked():
             configuration = self._configuration()
             if name in configuration.publishers:
-                raise RefusedError(f"the repository has the publisher {name!r} already")
+                raise RefusedError(
+                    f"the repository has the publisher {name!r} already",
+                    remedy=f"Give it one more key with 'pluginctl repo key generate {role}'.",
+                )
             with self._new_key(role, keys_directory, key) as new:
                 policy = RolePolicy(1, DEFAULT_EXPIRY["publisher"], (new,))
                 self._apply(configuration.with_role(role, policy))
@@ -342,7 +344,10 @@ class Repository:
             policy = configuration.role(role)
             with self._new_key(role, keys_directory, key) as new:
                 if any(new.keyid == other.keyid for other in policy.keys):
-                    raise RefusedError(f"role {role} has, or had, the key {new.keyid} already")
+                    raise RefusedError(
+                        f"role {role} has, or had, the key {new.keyid} already",
+                        remedy="Use another key; a retired one does not come back.",
+                    )
                 policy = evolve(policy, keys=(*policy.keys, new))
                 self._apply(configuration.with_role(role, policy))
         return new
@@ -421,6 +426,7 @@ class Repository:
                 payload = _with_bytecode(payload, work)
             check(payload, str(source))
             catalogue = self._catalogue(chain, release.plugin)
+            _check_spelling(catalogue, release)
             previous = self._previous(chain, catalogue, release)
             built = write_bundle(payload, work, previous=previous)
             changed = self._place(built, payload)
@@ -468,7 +474,11 @@ class Repository:
                 built.length,
                 {"sha256": str(built.digest)},
                 release.target_path,
-                {"custom": _custom(built.head)},
+                {
+                    "custom": bundle.render_custom(
+                        bundle.SignedHead(built.head.length, built.head.digest)
+                    )
+                },
             )
             entry = CatalogueEntry(
                 release=release,
@@ -497,11 +507,13 @@ class Repository:
         reason: str,
         *,
         platform: Platform | None = None,
+        unblock: bool = False,
     ) -> tuple[Release, ...]:
         """Withdraw the releases of `version` (for `platform`, or all), for a reason people read.
 
-        A second withdrawal replaces the first: a yanked release can be blocked, and the reverse.
-        Raises NotFoundError where there is no such release.
+        A second withdrawal replaces the first. A blocked release is yanked, and so loads again,
+        only with `unblock`; without, RefusedError is raised and nothing changed. Raises
+        NotFoundError where there is no such release.
         """
         if not reason.strip() or len(reason) > MAX_REASON:
             raise InvalidInputError(
@@ -512,7 +524,7 @@ class Repository:
             targets = edition.targets_of(plugin.publisher)
             catalogue = self._catalogue(edition.chain, plugin)
             meant = {
-                entry.release
+                entry.release: entry
                 for entry in catalogue.entries
                 if entry.release.version == version
                 and (platform is None or entry.release.platform == platform)
@@ -521,6 +533,13 @@ class Repository:
                 raise NotFoundError(
                     f"{plugin} has no release {version}" + (f" for {platform}" if platform else ""),
                     remedy="'pluginctl repo status' lists the releases.",
+                )
+            blocked = [release for release, entry in meant.items() if entry.blocked]
+            if blocked and kind is not WithdrawalKind.BLOCKED and not unblock:
+                raise RefusedError(
+                    f"{blocked[0]} is blocked, and would load again if it were {kind}",
+                    remedy="Say --unblock if that is meant.",
+                    release=str(blocked[0]),
                 )
             entries = tuple(
                 evolve(entry, withdrawal=Withdrawal(kind, reason.strip()))
@@ -535,12 +554,11 @@ class Repository:
     # --- targets ---
 
     def _target_file(self, target: TargetFile) -> Path:
-        parent, _, name = target.path.rpartition("/")
-        return self.public / "targets" / parent / f"{target.hashes['sha256']}.{name}"
+        return self.public / "targets" / served_name(target.path, target.hashes["sha256"])
 
     def _catalogue(self, chain: Chain, plugin: PluginName) -> Catalogue:
         """The current catalogue, verified; an empty one for a plugin that has none."""
-        target = chain.target(PUBLISHER_PREFIX + plugin.publisher, catalogue_path(plugin))
+        target = chain.target(publisher_role(plugin.publisher), catalogue_path(plugin))
         if target is None:
             return Catalogue(plugin)
         path = self._target_file(target)
@@ -575,17 +593,17 @@ class Repository:
         if not older:
             return None
         newest = max(older)
-        target = chain.target(PUBLISHER_PREFIX + newest.plugin.publisher, newest.target_path)
+        target = chain.target(publisher_role(newest.plugin.publisher), newest.target_path)
         if target is None:
             return None
         path = self._target_file(target)
-        length, digest = _head_of(target)
+        head = bundle.parse_custom(target.custom, target.path, bundle_length=target.length)
         try:
             with path.open("rb") as file:
-                data = file.read(length)
+                data = file.read(head.length)
         except OSError as error:
             raise _damaged(path, error) from error
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != head.digest:
             raise _damaged(path, "its head does not match its digest")
         return bundle.read_head(data, str(path)).manifest
 
@@ -639,26 +657,15 @@ def _with_bytecode(payload: Payload, work: Path) -> Payload:
     return evolve(payload, files=(*files, *made))
 
 
-def _custom(head: bundle.Head) -> dict[str, Any]:
-    return {
-        CUSTOM_KEY: {
-            "format": CUSTOM_FORMAT,
-            "head": {"length": head.length, "sha256": str(head.digest)},
-        }
-    }
-
-
-def _head_of(target: TargetFile) -> tuple[int, Digest]:
-    where = f"custom of {target.path}"
-    document = Document(target.custom)
-    own = document.table(CUSTOM_KEY, required=True)
-    own.integer("format", least=CUSTOM_FORMAT, most=CUSTOM_FORMAT)
-    head = own.table("head", required=True)
-    length = head.integer("length", least=1, most=bundle.MAX_HEAD_BYTES)
-    digest = head.parsed("sha256", Digest.parse)
-    document.finish(where)
-    assert digest is not None  # or finish had raised
-    return length, digest
+def _check_spelling(catalogue: Catalogue, release: Release) -> None:
+    """Refuse 1.0.0 where there is 1.0: one version to PEP 440, so no catalogue may list both."""
+    listed = catalogue.entry(release)
+    if listed is not None and str(listed.release.version) != str(release.version):
+        raise RefusedError(
+            f"{release} is the same version as {listed.release}, which is published already",
+            remedy="Give the new content a new version.",
+            release=str(release),
+        )
 
 
 def _damaged(path: Path, what: object) -> UntrustedError:

@@ -33,13 +33,25 @@ Served = Callable[[str, str, int, int], None]
 def serve(directory: Path, port: int = 0, *, served: Served | None = None) -> DevelopmentServer:
     """A running server of `directory` on loopback; close it, or use it as a context manager.
 
-    Of a repository, only its public part is served. `port` 0 takes a free one. Raises
-    NotFoundError where there is no such directory, RefusedError where the port is taken.
+    It must be a repository, of which only the public part is served, or the public part of one:
+    nobody's home directory is ever served by mistake. `port` 0 takes a free one. Raises
+    NotFoundError for any other directory, RefusedError where the port is taken.
     """
     if (directory / CONFIGURATION_FILE).exists():
         directory = directory / "public"
+    elif directory.is_dir() and not (directory / "metadata" / "timestamp.json").exists():
+        raise NotFoundError(
+            f"{directory} is not a repository: it has neither {CONFIGURATION_FILE} nor "
+            "metadata/timestamp.json",
+            remedy="Name a repository, or make one with 'pluginctl repo init'.",
+            path=str(directory),
+        )
     if not directory.is_dir():
-        raise NotFoundError(f"there is no directory {directory}", path=str(directory))
+        raise NotFoundError(
+            f"there is no directory {directory}",
+            remedy="Name a repository, or make one with 'pluginctl repo init'.",
+            path=str(directory),
+        )
     return DevelopmentServer(directory, port, served or (lambda *_: None))
 
 

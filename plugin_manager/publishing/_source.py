@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from plugin_manager.model import (
     parse_version,
 )
 from plugin_manager.publishing._payload import Payload, PayloadFile
+from plugin_manager.publishing._toml import parse_toml, read_toml
 
 __all__ = ["PLUGIN_FILE", "Description", "parse_description", "read_directory"]
 
@@ -71,11 +71,7 @@ def parse_description(text: str, where: str = PLUGIN_FILE) -> Description:
 
     Unknown keys are faults: a typing error must not pass silently.
     """
-    try:
-        value = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: is not TOML ({error})", where=where) from error
-    document = Document(value)
+    document = parse_toml(text, where)
     plugin = document.table("plugin", required=True)
     name = plugin.parsed("name", PluginName.parse)
     version = plugin.parsed("version", parse_version)
@@ -142,22 +138,18 @@ def _parse_tag(text: str) -> str:
 def read_directory(source: Path, *, platform: Platform | None = None) -> Payload:
     """What the directory `source` describes; its files stay where they are.
 
-    Raises NotFoundError where it has no plugin.toml, InvalidInputError for everything else that is
+    Raises NotFoundError where it, or its plugin.toml, is not there, InvalidInputError for everything else that is
     wrong with it: all faults of plugin.toml together, then all those of the files together.
     """
     path = source / PLUGIN_FILE
     try:
-        if path.stat().st_size > MAX_PLUGIN_FILE_BYTES:
-            raise InvalidInputError(f"{path}: is larger than {MAX_PLUGIN_FILE_BYTES} bytes")
-        text = path.read_bytes().decode()
+        text = read_toml(path, most_bytes=MAX_PLUGIN_FILE_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
-            f"{source} has no {PLUGIN_FILE}",
+            f"{source} has no {PLUGIN_FILE}" if source.exists() else f"{source} does not exist",
             remedy="Give a directory with plugin.toml, or a wheel.",
             path=str(path),
         ) from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: is not UTF-8 ({error})", path=str(path)) from error
     description = parse_description(text, str(path))
     release = description.release
     if platform is not None:
@@ -233,4 +225,6 @@ def _check_globs(description: Description, paths: list[BundlePath], where: str) 
     if description.python_root and not any(path.startswith(prefix) for path in paths):
         faults.append(f"python.root: there are no files below {description.python_root!r}")
     if faults:
-        raise InvalidInputError.of(where, faults)
+        raise InvalidInputError.of(
+            where, faults, remedy="Correct it in plugin.toml, or add the files."
+        )

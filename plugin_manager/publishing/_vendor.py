@@ -130,7 +130,11 @@ class _Shelf:
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise NotFoundError(f"there is no directory {directory}", path=str(directory))
+            raise NotFoundError(
+                f"there is no directory {directory}",
+                remedy="Name a directory of wheels, such as 'pip download' makes.",
+                path=str(directory),
+            )
         self.directory = directory
         order = {tag: place for place, tag in enumerate(reversed(list(sys_tags())))}
         self._candidates: dict[NormalizedName, list[_Candidate]] = {}

@@ -91,7 +91,9 @@ class _Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no file {path}", path=str(path)) from error
+            raise NotFoundError(
+                f"there is no file {path}", remedy="Check the path.", path=str(path)
+            ) from error
         except _DAMAGED as error:
             raise InvalidInputError(
                 f"{path}: is not a wheel, or is damaged ({error})",

@@ -28,29 +28,24 @@ def resolve(
     catalogue: Callable[[PluginName], Catalogue],
     host: Host,
     held: Collection[PluginName] = (),
-    unheld: Collection[PluginName] = (),
     upgrade: Collection[PluginName] = (),
 ) -> dict[PluginName, CatalogueEntry]:
     """All that shall be active: what is requested, what that needs, and all that is installed.
 
     `requests` and installed plugins in `upgrade` get the newest release that fits. Every other
-    installed plugin stays at its release unless that would be in the way, and `held` ones that are
-    not `unheld` stay in any case; what moves is for the caller to see by comparison. Blocked
-    releases are never picked, yanked ones only where pinned exactly or installed, pre-releases
-    where a specifier names one or nothing else fits. Installed releases that would not load
-    (blocked, unfit, no longer listed) stay as long as nothing new relies on them. `catalogue` is
-    called at most once a plugin. Equal arguments give equal results, ordered by name.
+    installed plugin stays at its release unless that would be in the way, and `held` ones stay in
+    any case; what moves is for the caller to see by comparison. Blocked releases are never picked,
+    yanked ones only where pinned exactly or installed, pre-releases where a specifier names one or
+    nothing else fits. Installed releases that would not load (blocked, unfit, no longer listed)
+    stay as long as nothing new relies on them. `catalogue` is called at most once a plugin. Equal
+    arguments give equal results, ordered by name.
 
     Raises RefusedError where a held plugin is requested at another version, IncompatibleHostError
     where nothing but the host is in the way, ConflictError for all other reasons; NotFoundError as
     `catalogue` raises it.
     """
     asked = tuple(Requirement(one.plugin, one.specifier, Origin.ASKED) for one in requests)
-    fixed = {
-        plugin: installed[plugin]
-        for plugin in frozenset(held) - frozenset(unheld)
-        if plugin in installed
-    }
+    fixed = {plugin: installed[plugin] for plugin in held if plugin in installed}
     for request in asked:
         if request.plugin in fixed:
             _refuse_held(request, fixed[request.plugin])

@@ -36,6 +36,8 @@ __all__ = [
     "Provider",
     "Requirement",
     "Situation",
+    "is_stand_in",
+    "named",
 ]
 
 
@@ -51,9 +53,6 @@ class Requirement:
     plugin: PluginName
     specifier: SpecifierSet
     source: CatalogueEntry | Origin
-
-    def admits(self, release: Release) -> bool:
-        return holds(self.specifier, release.version)
 
     @property
     def pins(self) -> bool:

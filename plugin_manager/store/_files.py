@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from plugin_manager.durable import sync_directory
-from plugin_manager.errors import CorruptError
 
-__all__ = ["clone_or_link", "read_small", "sync_files"]
+__all__ = ["clone_or_link", "sync_files"]
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 # Up to this many files, fsync of each is quicker than waiting for all that the disk has to write.
@@ -58,19 +57,6 @@ def _syncfs():  # type: ignore[no-untyped-def]  # a C function wrapped once
             os.close(descriptor)
 
     return syncfs
-
-
-def read_small(path: Path, most_bytes: int) -> bytes:
-    """The bytes of `path`; raises CorruptError where it is larger than `most_bytes`."""
-    with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise CorruptError(
-            f"{path.name} is larger than {most_bytes} bytes",
-            paths=(str(path),),
-            remedy="Run 'pluginctl repair'.",
-        )
-    return data
 
 
 def clone_or_link(source: Path, destination: Path) -> bool:

@@ -97,9 +97,12 @@ def parse(data: bytes, where: str) -> Generation:
             active=active,
         )
         document.finish(where)
-    except (InvalidInputError, ValueError, KeyError, TypeError, RecursionError) as error:
+        same = render(generation) == data
+    except (
+        InvalidInputError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise _corrupt(where) from error
-    if render(generation) != data:
+    if not same:
         raise _corrupt(where)
     return generation
 

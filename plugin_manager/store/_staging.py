@@ -8,8 +8,10 @@ deduplication and repair.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from attrs import define, field, frozen
 from blake3 import blake3
 
 from plugin_manager.bundle import Head, decode_frame
+from plugin_manager.durable import make_real_directories
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import Chunk, File, Manifest
 from plugin_manager.store import _files
@@ -123,11 +126,14 @@ class _Writer:
             self.close()
             path = self.directory / file.path
             self.make_parents(path)
-            # O_NOFOLLOW: nothing that lies in staging may lead the writing elsewhere.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            # Nothing that lies in staging may lead the writing elsewhere, or make it wait.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._descriptor = os.open(path, flags, 0o600)
             self._path = file.path
-            if os.fstat(self._descriptor).st_size != file.size:
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise OSError(errno.EEXIST, "somebody else's file lies here", str(path))
+            if status.st_size != file.size:
                 os.ftruncate(self._descriptor, file.size)
         view = memoryview(data)
         while view:
@@ -176,7 +182,7 @@ class Staging:
         Bytes of an earlier attempt are kept where they hash right; whole equal files of installed
         releases are shared; single chunks are copied. All are verified on the way.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_real_directories(self.directory.parent, self.directory)
         manifest = self.head.manifest
         sources = _Sources(self._trees, _wanted(manifest, self.files))
         self._remove_foreign()
@@ -188,9 +194,9 @@ class Staging:
                 if any(self._share(source, file) for source in sources.files.get(key, ())):
                     reused += file.size
                     continue
-            if file.size == 0:
-                self._writer.write(file, 0, b"")
             lacking = self._lacking_or_unlinked(path, file)
+            if file.size == 0 and not os.path.lexists(path):
+                self._writer.write(file, 0, b"")
             reused += file.size - sum(chunk.length for chunk in lacking)
             for chunk in lacking:
                 if data := _read_chunk(sources.chunks.get(chunk.digest, ()), chunk):
@@ -205,13 +211,18 @@ class Staging:
         return reused
 
     def _lacking_or_unlinked(self, path: Path, file: File) -> list[Chunk]:
-        lacking = _lacking(path, self.head.manifest, file)
-        if lacking and os.path.lexists(path):
+        """The chunks that what is staged lacks; what must not be written to is removed first."""
+        manifest = self.head.manifest
+        try:
             status = path.lstat()
-            # A staged file that is shared with an installed release must never be written to.
-            if status.st_nlink > 1 or not os.path.isfile(path) or path.is_symlink():  # noqa: PTH113
-                _remove(path)
-                return self.head.manifest.chunks(file)
+        except FileNotFoundError:
+            return manifest.chunks(file)
+        lacking = _lacking(path, manifest, file)
+        odd = not stat.S_ISREG(status.st_mode)
+        # A file that is shared with an installed release is good as it is, or not for writing.
+        if odd or (lacking and status.st_nlink > 1) or (not lacking and status.st_size > file.size):
+            _remove(path)
+            return manifest.chunks(file)
         return lacking
 
     def _remove_foreign(self) -> None:
@@ -223,7 +234,8 @@ class Staging:
         if any(True for _ in damaged_chunks(source, self.head.manifest, file)):
             return False
         with contextlib.suppress(OSError):
-            if source.lstat().st_size == file.size:
+            status = source.lstat()
+            if status.st_size == file.size and bool(status.st_mode & 0o100) == file.executable:
                 path = self.directory / file.path
                 self._writer.make_parents(path)
                 return _files.clone_or_link(source, path)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,10 +27,13 @@ from filelock import FileLock, Timeout
 
 from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
 from plugin_manager.durable import (
-    TEMPORARY_PREFIX,
     disk_errors,
     free_bytes,
+    is_real_directory,
     make_directories,
+    make_real_directories,
+    read_regular,
+    set_aside,
     sync_directory,
     write_atomically,
 )
@@ -50,6 +53,7 @@ from plugin_manager.store._verify import Fault, foreign_files, release_faults
 
 __all__ = ["Store"]
 
+_GENERATION_NAME = re.compile(r"([1-9][0-9]{0,14})\.json", re.ASCII)
 _ROOM_MARGIN = 1.2  # of what will be written: file systems need room for themselves
 _LOCK_NOTICE_SECONDS = 1.0
 
@@ -62,7 +66,7 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._lock = FileLock(directory / "lock")
+        self._lock_of: tuple[int, FileLock] | None = None
 
     @property
     def trust_directory(self) -> Path:
@@ -70,6 +74,13 @@ class Store:
         return self.directory / "trust"
 
     # --- the writer's lock -------------------------------------------------------------------
+
+    @property
+    def _lock(self) -> FileLock:
+        # A child of a fork must not believe that it holds what its parent holds.
+        if self._lock_of is None or self._lock_of[0] != os.getpid():
+            self._lock_of = os.getpid(), FileLock(self.directory / "lock")
+        return self._lock_of[1]
 
     @contextlib.contextmanager
     def writing(
@@ -88,11 +99,13 @@ class Store:
             self._acquire(timeout_seconds, waiting)
         try:
             with disk_errors(self.directory):
+                self._say_who()
                 self._prepare()
                 yield
         finally:
-            if self._lock.lock_counter == 1:
-                (self.directory / "lock-holder").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if self._lock.lock_counter == 1:
+                    self._holder_path.unlink()
             self._lock.release()
 
     def _acquire(self, timeout_seconds: float, waiting: Callable[[str], None]) -> None:
@@ -104,26 +117,46 @@ class Store:
                 waiting(self._holder())
                 rest = timeout_seconds - first if timeout_seconds >= 0 else -1
                 self._lock.acquire(timeout=rest)
-        except Timeout as error:
+        except (Timeout, RuntimeError) as error:  # RuntimeError: by this very thread
             raise LockedError(
                 f"the store {self.directory} is locked by {self._holder()}",
                 remedy="Wait for it to finish, or allow a longer --lock-timeout.",
                 holder=self._holder(),
             ) from error
+
+    @property
+    def _holder_path(self) -> Path:
+        return self.directory / "lock-holder"
+
+    def _say_who(self) -> None:
+        """Leave a word for those who wait; nobody relies on it."""
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:200]
-        (self.directory / "lock-holder").write_text(f"process {os.getpid()} ({command})")
+        with contextlib.suppress(OSError):
+            self._holder_path.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(self._holder_path, flags, 0o644), "w") as file:
+                file.write(f"process {os.getpid()} ({command})")
 
     def _holder(self) -> str:
         try:
-            return (self.directory / "lock-holder").read_text(errors="replace")[:300]
-        except OSError:
+            return read_regular(self._holder_path, 1000).decode(errors="replace")
+        except (OSError, CorruptError):
             return "another process"
 
     def _prepare(self) -> None:
         for name in ("releases", "manifests", "generations", "staging"):
-            make_directories(self.directory / name)
-        if not self._current_path.exists() and not any((self.directory / "generations").iterdir()):
+            make_real_directories(self.directory, self.directory / name)
+        if not os.path.lexists(self._current_path) and not self._has_content():
+            sync_directory(self.directory)
             self._switch(EMPTY)
+
+    def _has_content(self) -> bool:
+        """Whether there is anything that `current` should lead to."""
+        for name in ("generations", "manifests", "releases"):
+            with contextlib.suppress(FileNotFoundError):
+                if any((self.directory / name).iterdir()):
+                    return True
+        return False
 
     # --- generations -------------------------------------------------------------------------
 
@@ -138,9 +171,9 @@ class Store:
         """The current generation (the empty one in a new store); raises CorruptError."""
         with disk_errors(self.directory):
             try:
-                data = _files.read_small(self._current_path, 4096)
+                data = read_regular(self._current_path, 4096)
             except FileNotFoundError:
-                if not self.numbers():
+                if not self._has_content():
                     return EMPTY
                 raise CorruptError(
                     "current is missing",
@@ -148,7 +181,14 @@ class Store:
                     remedy="Run 'pluginctl repair' to go on from the newest good generation.",
                 ) from None
         number, digest = _generations.parse_current(data, "current")
-        generation, found = self._read_generation(number)
+        try:
+            generation, found = self._read_generation(number)
+        except NotFoundError as error:
+            raise CorruptError(
+                f"generations/{number}.json is missing",
+                paths=(f"generations/{number}.json",),
+                remedy="Run 'pluginctl repair' to go on from the newest good generation.",
+            ) from error
         if _generations.render_current(number, found) != data:
             raise CorruptError(
                 f"generations/{number}.json is not the one that current names ({digest[:16]}…)",
@@ -170,10 +210,10 @@ class Store:
         """The numbers of the generations on disk, newest first; files may be damaged."""
         try:
             names = os.listdir(self.directory / "generations")  # noqa: PTH208 - only names needed
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-        return sorted((int(s) for s in stems if s.isdecimal() and s.isascii()), reverse=True)
+        found = (_GENERATION_NAME.fullmatch(name) for name in names)
+        return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def generation(self, number: int) -> Generation:
         """The generation `number`; raises NotFoundError or CorruptError."""
@@ -183,12 +223,16 @@ class Store:
         name = f"generations/{number}.json"
         if number == 0:
             return EMPTY, _generations.render(EMPTY)
-        try:
-            data = _files.read_small(
-                self._generation_path(number), _generations.MAX_GENERATION_BYTES
-            )
-        except FileNotFoundError:
-            raise NotFoundError(f"there is no generation {number}", number=number) from None
+        path = self.directory / name
+        with disk_errors(self.directory):
+            try:
+                data = read_regular(path, _generations.MAX_GENERATION_BYTES)
+            except FileNotFoundError:
+                raise NotFoundError(
+                    f"there is no generation {number}",
+                    remedy="'pluginctl history' lists those that there are.",
+                    number=number,
+                ) from None
         generation = _generations.parse(data, name)
         if generation.number != number:
             raise CorruptError(f"{name} is generation {generation.number}", paths=(name,))
@@ -203,6 +247,25 @@ class Store:
                 with contextlib.suppress(CorruptError, NotFoundError):
                     found.append(self.generation(number))
         return found
+
+    def damaged_generations(self) -> list[str]:
+        """The names of the generation files, up to the current one, that cannot be read."""
+        newest, found = self.current().number, []
+        for number in self.numbers():
+            if number <= newest:
+                try:
+                    self.generation(number)
+                except CorruptError:
+                    found.append(f"generations/{number}.json")
+        return found
+
+    def set_aside_damaged_generations(self) -> list[str]:
+        """Take damaged generations out of the history; returns their names. Writes."""
+        names = self.damaged_generations()
+        for name in names:
+            set_aside(self.directory / name)
+        sync_directory(self.directory / "generations")
+        return names
 
     def activate(
         self, changes: Mapping[PluginName, Active | None], action: str, now: datetime
@@ -245,15 +308,17 @@ class Store:
             pass
         else:
             return None
-        numbers = self.numbers()
         good = EMPTY
-        for number in numbers:
+        for number in self.numbers():
             with contextlib.suppress(CorruptError, NotFoundError):
                 good = self.generation(number)
                 break
         origin = f"generation {good.number}" if good.number else "what is on disk"
+        number = good.number + 1
+        while os.path.lexists(self._generation_path(number)):
+            number += 1
         recovered = Generation(
-            number=max(numbers, default=0) + 1,
+            number=number,
             created=now.replace(microsecond=0),
             action=f"repair: went on from {origin}",
             active=good.active if good.number else self._newest_on_disk(),
@@ -281,16 +346,13 @@ class Store:
     def head_bytes(self, digest: Digest) -> bytes:
         """The head that `digest` names, its digest checked; raises CorruptError."""
         name = f"manifests/{digest}"
-        try:
-            data = _files.read_small(self._head_path(digest), MAX_HEAD_BYTES)
-        except OSError as error:
-            raise CorruptError(
-                f"{name} is missing"
-                if isinstance(error, FileNotFoundError)
-                else f"{name}: {error}",
-                paths=(name,),
-                remedy="Run 'pluginctl repair'.",
-            ) from error
+        with disk_errors(self.directory):
+            try:
+                data = read_regular(self._head_path(digest), MAX_HEAD_BYTES)
+            except FileNotFoundError:
+                raise CorruptError(
+                    f"{name} is missing", paths=(name,), remedy="Run 'pluginctl repair'."
+                ) from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise CorruptError(
                 f"{name} is damaged", paths=(name,), remedy="Run 'pluginctl repair'."
@@ -324,7 +386,7 @@ class Store:
 
     def has(self, active: Active) -> bool:
         """Whether the release is on disk, whole (it only ever appears whole)."""
-        return self.release_directory(active.release, active.digest).is_dir()
+        return is_real_directory(self.release_directory(active.release, active.digest))
 
     def faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
         """Damaged, missing and foreign files of a release; reads and hashes all of it."""
@@ -391,7 +453,9 @@ class Store:
         for staging in stagings:
             release = staging.head.manifest.release
             destination = self.release_directory(release, staging.head.digest)
-            destination.parent.mkdir(parents=True, exist_ok=True)
+            make_real_directories(self.directory, destination.parent)
+            if os.path.lexists(destination):
+                set_aside(destination)
             staging.directory.rename(destination)
             changed |= {destination.parent, destination.parent.parent}
         for directory in changed:
@@ -404,26 +468,9 @@ class Store:
         destination = self.release_directory(release, staging.head.digest)
         for file in staging.files:
             target = destination / file.path
-            _make_real_parents(destination, target)
-            if target.is_dir() and not target.is_symlink():
-                _set_aside(target)
+            make_real_directories(self.directory, target.parent)
+            if is_real_directory(target):
+                set_aside(target)
             (staging.directory / file.path).replace(target)
             sync_directory(target.parent)
         shutil.rmtree(staging.directory)
-
-
-def _make_real_parents(top: Path, path: Path) -> None:
-    """Make the directories between `top` and `path`; links and files in their place give way."""
-    if path.parent == top:
-        make_directories(top)
-        return
-    _make_real_parents(top, path.parent)
-    if path.parent.is_symlink() or not path.parent.is_dir():
-        if os.path.lexists(path.parent):
-            _set_aside(path.parent)
-        make_directories(path.parent)
-
-
-def _set_aside(path: Path) -> None:
-    """Move what somebody put in the place of a file or directory aside; never delete it."""
-    path.rename(path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"))

@@ -35,14 +35,13 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 )
 
 from plugin_manager import catalogue as catalogue_format
-from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
+from plugin_manager.bundle import Head, parse_custom, read_head
 from plugin_manager.catalogue import Catalogue, catalogue_path
 from plugin_manager.document import Document
 from plugin_manager.errors import BlockedError, InvalidInputError, UntrustedError
 from plugin_manager.manifest import requires_document
-from plugin_manager.model import Digest, PluginName, Release
+from plugin_manager.model import Digest, PluginName, Release, publisher_role, role_publisher
 from plugin_manager.trust._values import (
-    ROLE_PREFIX,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
@@ -56,8 +55,6 @@ __all__ = ["Chain", "Publisher", "next_root", "pinned_root"]
 
 # python-tuf accepts whatever hashlib knows, md5 included.
 ALLOWED_HASHES = frozenset({"sha256", "sha512"})
-CUSTOM_KEY = "plugin-manager"
-CUSTOM_FORMAT = 1
 
 S = TypeVar("S", bound=Signed)
 
@@ -182,7 +179,7 @@ class Chain:
 
     def delegates_to(self, publisher: str) -> bool:
         """Whether the repository knows `publisher`."""
-        return ROLE_PREFIX + publisher in self._delegated
+        return publisher_role(publisher) in self._delegated
 
     def publisher_version(self, publisher: str) -> int:
         """The version of the publisher's role that the snapshot names."""
@@ -192,12 +189,13 @@ class Chain:
         """The role of `publisher`, signed by the keys delegated to, of the snapshot's version."""
         name, place = publisher_file(publisher), self.place
         where = place + name
-        delegation = self._delegated.get(ROLE_PREFIX + publisher)
+        delegation = self._delegated.get(publisher_role(publisher))
         if delegation is None:
             raise UntrustedError(
                 f"the repository does not vouch for publisher {publisher} (any longer)",
                 where=place + TARGETS,
                 publisher=publisher,
+                remedy="Ask the repository's owner why; to go on without it, remove its plugins.",
             )
         if not _exactly_one_publisher(delegation):
             raise _untrusted(place + TARGETS, f"delegates to {delegation.name} in another way")
@@ -218,13 +216,9 @@ class Chain:
 
 
 def _exactly_one_publisher(role: DelegatedRole) -> bool:
-    publisher = role.name.removeprefix(ROLE_PREFIX)
-    try:
-        PluginName.parse_part(publisher, "publisher")  # or `publisher-*` would be everyone's
-    except InvalidInputError:
-        return False
+    publisher = role_publisher(role.name)
     return (
-        role.name == ROLE_PREFIX + publisher
+        publisher is not None
         and role.terminating is True
         and role.paths == [f"{publisher}/*/*"]
     )
@@ -302,25 +296,19 @@ class Publisher:
                 remedy=f"Upgrade {release.plugin}.",
             )
         where = f"{self.where}: {path}"
-        document = Document({"custom": entry.custom})
-        ours = document.table("custom", required=True).table(CUSTOM_KEY, required=True)
-        if ours.integer("format") != CUSTOM_FORMAT:
-            document.fault(f"custom.{CUSTOM_KEY}.format", f"this program reads {CUSTOM_FORMAT}")
-        head = ours.table("head", required=True)
-        length = head.integer("length", least=1, most=min(MAX_HEAD_BYTES, entry.length))
-        digest = head.parsed("sha256", Digest.parse)
-        sha256 = Document(entry.hashes, "hashes", document.faults).parsed("sha256", Digest.parse)
-        document.finish(where, remedy="A newer plugin manager may know what this is.")
-        assert digest is not None  # or finish had raised
-        assert sha256 is not None
+        head = parse_custom(entry.custom, where, bundle_length=entry.length)
+        hashes = Document(entry.hashes, "hashes")
+        sha256 = hashes.parsed("sha256", Digest.parse)
+        hashes.finish(where, remedy="The publisher has to sign it anew.")
+        assert sha256 is not None  # or finish had raised
         directory, _, name = path.rpartition("/")
         return BundleTarget(
             release=release,
             path=f"{directory}/{sha256}.{name}",
             length=entry.length,
             sha256=sha256,
-            head_length=length,
-            head_digest=digest,
+            head_length=head.length,
+            head_digest=head.digest,
         )
 
     def vouch(self, release: Release, catalogue: Catalogue, data: bytes) -> Head:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -23,18 +24,24 @@ from pathlib import Path
 
 from attrs import frozen
 
-from plugin_manager.durable import make_directories, sync_directory
+from plugin_manager.durable import (
+    is_real_directory,
+    make_directories,
+    set_aside,
+    sync_directory,
+)
 from plugin_manager.errors import CorruptError, NotFoundError
 from plugin_manager.trust._values import most_bytes
 
-__all__ = ["SetGoneError", "Sets", "StoredSet"]
+__all__ = ["SetGoneError", "Sets", "StoredSet", "own_directory", "remove_directory"]
 
 CURRENT = "current"
 LISTING = "SHA256SUMS"
 MAX_LISTING_BYTES = 64 * 1024 * 1024
 
 _POINTER = re.compile(rb"([1-9][0-9]{0,17}) ([0-9a-f]{64})\n")
-_NUMBER = re.compile(r"[1-9][0-9]{0,16}", re.ASCII)
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_COUNTED_NUMBERS = 10**17  # numbers from here on were planted: what follows must fit in `current`
 _PART = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"
 _LINE = re.compile(
     rf"([0-9a-f]{{64}})  (timestamp\.json|snapshot\.json|targets\.json"
@@ -42,7 +49,7 @@ _LINE = re.compile(
     rf"|catalogues/{_PART}/{_PART}\.json)",
     re.ASCII,
 )
-_REMEDY = "Repair, or update from the repository: damaged metadata is fetched anew."
+_REMEDY = "Run 'pluginctl update'."
 
 
 class SetGoneError(Exception):
@@ -51,6 +58,24 @@ class SetGoneError(Exception):
 
 def _corrupt(path: Path, what: str) -> CorruptError:
     return CorruptError(f"{path} {what}", paths=(str(path),), remedy=_REMEDY)
+
+
+def own_directory(path: Path) -> None:
+    """Make `path` a directory itself, durably; a link or a file in its place is set aside.
+
+    Before anything is written or deleted there: a link would lead it to somebody else's files.
+    """
+    if os.path.lexists(path) and not is_real_directory(path):
+        set_aside(path)
+    make_directories(path)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove `path` with what it holds, as far as that can be; what is no directory is set aside."""
+    if is_real_directory(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        set_aside(path)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -150,7 +175,7 @@ class Sets:
                 raise NotFoundError(
                     "no metadata of the repository is stored here yet",
                     directory=str(self.directory),
-                    remedy="Update from the repository once.",
+                    remedy=_REMEDY,
                 )
             match = _POINTER.fullmatch(pointer)
             if not match:
@@ -190,34 +215,42 @@ class Sets:
 
         The set before stays for readers that still hold it, older ones go.
         """
+        own_directory(self.directory)
+        own_directory(self._sets)
         before = ""
         with contextlib.suppress(NotFoundError, CorruptError):
             current = self.current()
             if current.intact() == files:
                 return
             before = current.directory.name
-        number = max(self._numbers(), default=0) + 1
-        directory = self._sets / str(number)
-        make_directories(self._sets)
+        last = max((n for n in self._numbers() if n < _COUNTED_NUMBERS), default=0)
+        directory = next(
+            path
+            for number in itertools.count(last + 1)
+            if not os.path.lexists(path := self._sets / str(number))
+        )
         listing = "".join(
             f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
         ).encode()
         _write_all(directory, {**files, LISTING: listing})
         sync_directory(self._sets)
-        self._switch(f"{number} {hashlib.sha256(listing).hexdigest()}\n".encode())
-        self._remove_all_but({before, str(number)})
+        self._switch(f"{directory.name} {hashlib.sha256(listing).hexdigest()}\n".encode())
+        self._remove_all_but({before, directory.name})
 
     def _switch(self, pointer: bytes) -> None:
-        temporary = self.directory / f"{CURRENT}.new"
+        current, temporary = self.directory / CURRENT, self.directory / f"{CURRENT}.new"
+        for path in (current, temporary):
+            if is_real_directory(path):
+                set_aside(path)
         temporary.unlink(missing_ok=True)
         _write(temporary, pointer)
-        temporary.replace(self.directory / CURRENT)
+        temporary.replace(current)
         sync_directory(self.directory)
 
     def _remove_all_but(self, kept: set[str]) -> None:
-        for path in self._sets.iterdir():
-            if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in list(self._sets.iterdir()):
+            if path.name not in kept and _NUMBER.fullmatch(path.name):
+                remove_directory(path)
 
 
 def _write_all(directory: Path, files: Mapping[str, bytes]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plugin_manager.bundle import Head
 from plugin_manager.catalogue import Catalogue, catalogue_path
-from plugin_manager.durable import disk_errors, make_directories
+from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     ExpiredError,
     NotFoundError,
@@ -19,9 +18,8 @@ from plugin_manager.errors import (
     UntrustedError,
 )
 from plugin_manager.model import PluginName, Release, utc_text
-from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet
+from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet, own_directory, remove_directory
 from plugin_manager.trust._values import (
-    ROLE_PREFIX,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
@@ -130,9 +128,9 @@ class Trust:
         self.check_root()
         staging = self.directory / STAGING
         with disk_errors(self.directory):
-            shutil.rmtree(staging, ignore_errors=True)
             carried = self._sets.salvage()
-            make_directories(self.directory)
+            own_directory(self.directory)
+            remove_directory(staging)
             self._prepare(staging, carried)
         try:
             with disk_errors(self.directory):
@@ -148,7 +146,8 @@ class Trust:
             with disk_errors(self.directory):
                 self._sets.commit(update.finish())
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with disk_errors(self.directory):
+                remove_directory(staging)
 
     def _prepare(self, staging: Path, carried: dict[str, bytes]) -> None:
         """Lay out what is known for the client, which judges each file before it relies on it."""
@@ -202,7 +201,7 @@ class Update:
             raise ExpiredError(
                 f"the metadata of publisher {plugin.publisher} expired on "
                 f"{utc_text(role.role.expires)}",
-                role=ROLE_PREFIX + plugin.publisher,
+                role=publisher_role(plugin.publisher),
                 expires=role.role.expires,
                 remedy="The publisher has to sign it anew.",
             ) from error
@@ -318,7 +317,7 @@ class _Verified:
             raise NotFoundError(
                 f"no catalogue of {plugin} is stored here",
                 plugin=str(plugin),
-                remedy="Update from the repository.",
+                remedy="Run 'pluginctl update'.",
             )
         return self.stored.read(name)
 
@@ -353,7 +352,7 @@ class Vouching:
 
     def _publisher(self, plugin: PluginName) -> Publisher:
         publisher = self._verified.publisher(plugin)
-        self._judge(ROLE_PREFIX + plugin.publisher, publisher.role.expires)
+        self._judge(publisher_role(plugin.publisher), publisher.role.expires)
         return publisher
 
     def _ask(self, question: Callable[[], T]) -> T:

@@ -10,10 +10,9 @@ from attrs import frozen
 
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES
 from plugin_manager.errors import ExpiredError, InvalidInputError
-from plugin_manager.model import Digest, PluginName, Release, utc_text
+from plugin_manager.model import Digest, PluginName, Release, publisher_role, utc_text
 
 __all__ = [
-    "ROLE_PREFIX",
     "SNAPSHOT",
     "TARGETS",
     "TIMESTAMP",
@@ -28,7 +27,6 @@ __all__ = [
     "root_version",
 ]
 
-ROLE_PREFIX = "publisher-"
 TIMESTAMP = "timestamp.json"
 SNAPSHOT = "snapshot.json"
 TARGETS = "targets.json"
@@ -54,7 +52,7 @@ def root_version(name: str) -> int:
 
 def publisher_file(publisher: str) -> str:
     """The name, within a set, of a publisher's role."""
-    return f"{ROLE_PREFIX}{publisher}.json"
+    return f"{publisher_role(publisher)}.json"
 
 
 def catalogue_file(plugin: PluginName) -> str:

@@ -1,0 +1,208 @@
+"""What a manager is told: arguments before variables, and every mistake named with a remedy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugin_manager import settings
+from plugin_manager.errors import InvalidInputError
+from plugin_manager.settings import Settings, from_environment, parse_repository
+
+VARIABLES = (
+    "PLUGINCTL_STORE",
+    "PLUGINCTL_REPOSITORY",
+    "PLUGINCTL_ROOT",
+    "PLUGINCTL_HOST_VERSION",
+    "PLUGINCTL_GRACE_DAYS",
+    "PLUGINCTL_LOCK_TIMEOUT",
+    "PLUGINCTL_CA_BUNDLE",
+    "PLUGINCTL_INSECURE_HTTP",
+)
+
+# Arbitrary text seldom looks like an address or a number; these come close.
+near_text = st.one_of(
+    st.text(),
+    st.text(alphabet="htps:/.@?#[]%0129abc \t\x00~-").map("https://a".__add__),
+    st.text(alphabet="~/\x00\ud800u.").map("~".__add__),
+    st.floats().map(str),
+    st.sampled_from(["1", "TRUE", "no", "1.0", "https://plugins.example.org"]),
+)
+
+
+def refusal(environment=None, **arguments) -> InvalidInputError:
+    with pytest.raises(InvalidInputError) as caught:
+        from_environment(environment or {}, **arguments)
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
+    documented = [line.split()[0] for line in settings.__doc__.splitlines() if "PLUGINCTL_" in line]
+    assert tuple(documented) == VARIABLES
+    environment = {
+        "PLUGINCTL_STORE": str(tmp_path),
+        "PLUGINCTL_REPOSITORY": "https://plugins.example.org/a",
+        "PLUGINCTL_ROOT": "root.json",
+        "PLUGINCTL_HOST_VERSION": "2.1",
+        "PLUGINCTL_GRACE_DAYS": "1.5",
+        "PLUGINCTL_LOCK_TIMEOUT": "0",
+        "PLUGINCTL_CA_BUNDLE": "ca.pem",
+        "PLUGINCTL_INSECURE_HTTP": "yes",
+    }
+    found = from_environment(environment)
+    assert (found.store, found.root, found.ca_bundle) == (
+        tmp_path, Path("root.json"), Path("ca.pem"),
+    )  # fmt: skip
+    assert found.repository == found.base_url() == "https://plugins.example.org/a/"
+    assert str(found.host_version) == "2.1"
+    assert found.grace == timedelta(days=1.5)
+    assert found.lock_timeout_seconds == 0
+    assert found.insecure_http is True
+    other = from_environment(
+        environment, store="~/there", repository="http://b", root=b"{}", host_version="3",
+        lock_timeout_seconds=7,
+    )  # fmt: skip
+    assert (other.store, other.repository) == (Path.home() / "there", "http://b/")
+    assert (other.pinned_root(), str(other.host_version)) == (b"{}", "3")
+    assert other.lock_timeout_seconds == 7
+
+
+def test_nothing_said_and_empty_variables_give_the_defaults():
+    nothing = from_environment({})
+    assert nothing == from_environment(dict.fromkeys(VARIABLES, ""))
+    assert nothing.lock_timeout_seconds == -1, "wait for ever"
+    assert nothing.grace == settings.DEFAULT_GRACE
+    assert nothing.insecure_http is False
+    for missing in (nothing.pinned_root, nothing.base_url):
+        with pytest.raises(InvalidInputError) as caught:
+            missing()
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, True) for text in ("1", "true", "True", "YES")),
+        *((text, False) for text in ("0", "false", "FALSE", "no", "No")),
+    ],
+)
+def test_switches_are_read_in_any_case(text, value):
+    assert from_environment({"PLUGINCTL_INSECURE_HTTP": text}).insecure_http is value
+
+
+@pytest.mark.parametrize("text", ["2", "on", "y", " 1", "ja"])
+def test_a_switch_that_is_neither_yes_nor_no_is_named(text):
+    assert "PLUGINCTL_INSECURE_HTTP" in refusal({"PLUGINCTL_INSECURE_HTTP": text}).message
+
+
+@pytest.mark.parametrize("variable", ["PLUGINCTL_LOCK_TIMEOUT", "PLUGINCTL_GRACE_DAYS"])
+@pytest.mark.parametrize("text", ["nan", "-1", "inf", "1e9", "soon", "36501"])
+def test_numbers_out_of_bounds_are_named_with_the_bounds(variable, text):
+    error = refusal({variable: text})
+    assert error.message == f"{variable}: {text!r} is not a number from 0 to 36500"
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1, -0.5, float("inf"), 36_501])
+def test_a_lock_timeout_given_as_argument_is_held_to_the_same_bounds(seconds):
+    assert "from 0 to 36500" in refusal(lock_timeout_seconds=seconds).message
+    assert from_environment({}, lock_timeout_seconds=36_500).lock_timeout_seconds == 36_500
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plugins.example.org", "is not an address"),
+        ("ftp://plugins.example.org/", "is not an address"),
+        ("https://", "is not an address"),
+        ("https://a:port/", "is not an address (Port"),
+        ("https://[a/", "is not an address"),
+        ("https://a/two words/", "holds a space or a control character"),
+        (" https://a/", "holds a space or a control character"),
+        ("https://a/\n", "holds a space or a control character"),
+        ("https://a/\x00", "holds a space or a control character"),
+        ("https://a/\u202eb", "holds a space or a control character"),
+        ("https://a/?", "holds a query or a fragment"),
+        ("https://a/?b=c", "holds a query or a fragment"),
+        ("https://a/#b", "holds a query or a fragment"),
+        ("https://@a/", "must not hold credentials"),
+    ],
+)
+def test_what_is_no_address_of_a_repository_is_refused(text, said):
+    assert said in refusal(repository=text).message
+    assert said in refusal({"PLUGINCTL_REPOSITORY": text}).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://me:secret@a/", "http://me:secret@a:x/", "http://me:secret/@a/", "ftp://me:secret@a",
+     "http://me:secret@a/ b", "http://me:secret@a/?b"],
+)  # fmt: skip
+def test_a_password_in_an_address_is_not_shown(text):
+    error = refusal(repository=text)
+    assert "secret" not in f"{error} {error.context}"
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-that-name/x", "a\x00b", "~\x00", "a\ud800"])
+def test_what_is_no_path_is_refused(text):
+    assert "is not a path" in refusal(store=text).message
+    assert "is not a path" in refusal(root=text).message
+    assert "is not a path" in refusal({"PLUGINCTL_CA_BUNDLE": text}).message
+
+
+def test_a_root_that_cannot_be_read_or_is_far_too_large_is_refused(tmp_path):
+    large = tmp_path / "disk.img"
+    with large.open("wb") as file:
+        file.truncate(settings.MAX_ROOT_FILE_BYTES + 1)
+    for path, said in ((tmp_path / "none", "No such file"), (large, "larger than")):
+        with pytest.raises(InvalidInputError, match=said) as caught:
+            Settings(tmp_path, root=path).pinned_root()
+        assert str(path) in caught.value.message
+        assert caught.value.remedy
+
+
+@given(near_text)
+def test_any_text_is_an_address_or_refused(text):
+    try:
+        address = parse_repository(text)
+    except InvalidInputError as error:
+        assert error.remedy
+        return
+    assert address.startswith(text)
+    assert address.endswith("/")
+    assert parse_repository(address) == address
+    assert urlsplit(f"{address}metadata/1.root.json").path.endswith("/metadata/1.root.json")
+
+
+@given(
+    environment=st.dictionaries(st.sampled_from(VARIABLES), near_text),
+    seconds=st.none() | st.floats(),
+)
+def test_any_environment_gives_settings_or_a_refusal(environment, seconds):
+    try:
+        found = from_environment(environment, lock_timeout_seconds=seconds)
+    except InvalidInputError as error:
+        assert error.remedy
+        return
+    assert found.store.is_absolute()
+    assert found.lock_timeout_seconds == -1 or 0 <= found.lock_timeout_seconds <= 36_500
+
+
+def test_control_the_strategy_reaches_both_ends():
+    """Both outcomes of the properties above occur, or they would show nothing."""
+    outcomes = set()
+
+    @given(near_text)
+    def reach(text):
+        try:
+            outcomes.add(parse_repository(text).startswith("http"))
+        except InvalidInputError:
+            outcomes.add(None)
+
+    reach()
+    assert outcomes == {True, None}
