@@ -18,13 +18,15 @@ from plugin_manager.errors import PluginManagerError
 
 if TYPE_CHECKING:
     from plugin_manager.loader import LoadedPlugin
-    from plugin_manager.manager import Inspection, Plan, PluginManager, Progress, Step
+    from plugin_manager.manager import Inspection, Plan, PluginManager, Progress, Report, Step
     from plugin_manager.model import PluginName, PluginRequirement, Release
     from plugin_manager.settings import Settings
+    from plugin_manager.trust import Expiry
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Expiry": "trust",
     "Inspection": "manager",
     "LoadedPlugin": "loader",
     "Plan": "manager",
@@ -33,11 +35,13 @@ _HOMES = {
     "PluginRequirement": "model",
     "Progress": "manager",
     "Release": "model",
+    "Report": "manager",
     "Settings": "settings",
     "Step": "manager",
 }
 
 __all__ = [
+    "Expiry",
     "Inspection",
     "LoadedPlugin",
     "Plan",
@@ -47,6 +51,7 @@ __all__ = [
     "PluginRequirement",
     "Progress",
     "Release",
+    "Report",
     "Settings",
     "Step",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import import_module
 
@@ -17,7 +18,7 @@ class _Commands(click.Group):
     """A group that imports a command's module only when that command is asked for."""
 
     _CLIENT = (
-        "install", "upgrade", "uninstall", "rollback", "hold", "unhold",
+        "install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold",
         "list", "show", "verify", "repair", "history", "path",
     )  # fmt: skip
 
@@ -50,20 +51,32 @@ def cli(**_: object) -> None:
 
 def main() -> None:
     """Run the command; ends the process with a documented exit code."""
+    as_json = "--json" in sys.argv[1:]
     try:
         code = cli.main(prog_name="pluginctl", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except PluginManagerError as error:
         from plugin_manager.cli._output import Session, exit_code  # noqa: PLC0415 - errors are rare
 
-        Session(as_json="--json" in sys.argv[1:]).error(error)
+        Session(as_json=as_json).error(error)
         sys.exit(exit_code(error))
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            _print_error("usage", error.exit_code, error.format_message())
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("pluginctl: interrupted; run the command again to go on", err=True)
+        message = "interrupted; run the command again to go on"
+        if as_json:
+            _print_error("interrupted", 130, message)
+        click.echo(f"pluginctl: {message}", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # or Python complains once more at exit
         sys.exit(141)
+
+
+def _print_error(family: str, code: int, message: str) -> None:
+    value = {"family": family, "exit_code": code, "message": message, "remedy": "See --help."}
+    click.echo(json.dumps({"error": value}, indent=1))

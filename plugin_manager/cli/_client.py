@@ -52,9 +52,7 @@ def _manager(session: Session) -> Iterator[PluginManager]:
 
 
 def _session(as_json: bool) -> Session:
-    session = Session(as_json=as_json)
-    click.get_current_context().find_root().obj = session
-    return session
+    return Session(as_json=as_json)
 
 
 def _change(
@@ -128,18 +126,20 @@ def rollback(name: str, to: str | None, dry_run: bool, as_json: bool) -> None:
 
 @click.command()
 @name_argument
+@dry_run_option
 @json_option
-def hold(name: str, as_json: bool) -> None:
+def hold(name: str, dry_run: bool, as_json: bool) -> None:
     """Keep upgrades away from a plugin."""
-    _change(as_json, False, lambda m: m.hold(name), lambda m: m.hold(name))
+    _change(as_json, dry_run, lambda m: m.plan_hold(name), lambda m: m.hold(name))
 
 
 @click.command()
 @name_argument
+@dry_run_option
 @json_option
-def unhold(name: str, as_json: bool) -> None:
+def unhold(name: str, dry_run: bool, as_json: bool) -> None:
     """Let upgrades change a plugin again."""
-    _change(as_json, False, lambda m: m.unhold(name), lambda m: m.unhold(name))
+    _change(as_json, dry_run, lambda m: m.plan_hold(name, held=False), lambda m: m.unhold(name))
 
 
 @click.command("list")
@@ -245,15 +245,13 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
             session.say(f"{'':14}{chunk['blake3']}  {chunk['length']:>8}  frame {chunk['frame']}")
 
 
-def _tell_inspections(session: Session, inspections: list[Inspection]) -> None:
-    session.result([_output.inspection_json(inspection) for inspection in inspections])
-    for inspection in inspections:
-        session.say(f"{inspection.active.release}: {'good' if inspection.good else 'NOT GOOD'}")
-        for fault in inspection.faults:
-            ignored = "; never loaded" if fault.damage is Damage.FOREIGN else ""
-            session.say(f"  {fault.damage.value:8} {fault.path}{ignored}")
-        if inspection.error:
-            session.say(f"  {inspection.error}")
+def _tell_found(session: Session, inspection: Inspection) -> None:
+    session.say(f"{inspection.active.release}: {'good' if inspection.good else 'NOT GOOD'}")
+    for fault in inspection.faults:
+        ignored = "; never loaded" if fault.damage is Damage.FOREIGN else ""
+        session.say(f"  {fault.damage.value:8} {fault.path}{ignored}")
+    if inspection.error:
+        session.say(f"  {inspection.error}")
 
 
 @click.command()
@@ -266,11 +264,16 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     """
     session = _session(as_json)
     with _manager(session) as manager:
-        inspections = manager.verify(*names)
-    _tell_inspections(session, inspections)
-    bad = [inspection for inspection in inspections if not inspection.good]
-    if bad:
-        error = next((i.error for i in bad if i.error), None)
+        report = manager.verify(*names)
+    session.result(_output.report_json(report))
+    for record in report.records:
+        session.say(f"the store's records: {record}")
+    for inspection in report.releases:
+        _tell_found(session, inspection)
+    if not report.records and not report.releases:
+        session.say("No plugin is installed.")
+    if not report.good:
+        error = next((i.error for i in report.releases if i.error), None)
         code = _output.exit_code(error) if error else _output.EXIT_CODES["corrupt"]
         click.get_current_context().exit(code)
 
@@ -283,22 +286,33 @@ def repair(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Mend damaged plugins (all, or those named), fetching only the damaged chunks."""
     session = _session(as_json)
     with _manager(session) as manager:
-        inspections = manager.verify(*names) if dry_run else manager.repair(*names)
-    session.result(
-        {
-            "dry_run": dry_run,
-            "found": [_output.inspection_json(inspection) for inspection in inspections],
-        }
-    )
-    bad = [inspection for inspection in inspections if not inspection.good]
-    for inspection in bad:
+        report = manager.verify(*names) if dry_run else manager.repair(*names)
+    session.result({"dry_run": dry_run, "found": _output.report_json(report)})
+    verb = "would mend" if dry_run else "mended"
+    for record in report.records:
+        session.say(f"{verb} the store's records: {record}")
+    for inspection in report.releases:
         for fault in inspection.damaged:
-            verb = "would mend" if dry_run else "mended"
             session.say(f"{verb} {inspection.active.release}: {fault.path} ({fault.damage.value})")
         if inspection.error:
-            session.say(f"found {inspection.active.release}: {inspection.error.message}")
-    if not bad:
+            session.say(f"{verb} {inspection.active.release}: {inspection.error.message}")
+    if report.good:
         session.say("Nothing to mend.")
+
+
+@click.command()
+@names_argument
+@json_option
+def update(names: tuple[str, ...], as_json: bool) -> None:
+    """Bring fresh signed metadata, and news of blocked releases; change no plugin.
+
+    Plugins that are named become known to 'show', installed or not.
+    """
+    session = _session(as_json)
+    with _manager(session) as manager:
+        manager.update(*names)
+    session.result({"updated": True})
+    session.say("The metadata is up to date.")
 
 
 @click.command()
@@ -333,5 +347,6 @@ def path(name: str, as_json: bool) -> None:
 
 
 COMMANDS = [
-    install, upgrade, uninstall, rollback, hold, unhold, list_, show, verify, repair, history, path,
+    install, update, upgrade, uninstall, rollback, hold, unhold,
+    list_, show, verify, repair, history, path,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from plugin_manager.errors import PluginManagerError
 from plugin_manager.model import utc_text
 
 if TYPE_CHECKING:
-    from plugin_manager.manager import Inspection, Plan, Progress
+    from plugin_manager.manager import Inspection, Plan, Progress, Report
     from plugin_manager.store import Active, Generation
 
 __all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code", "size"]
@@ -110,7 +110,7 @@ def active_json(active: Active | None) -> dict[str, Any] | None:
         "plugin": str(active.release.plugin),
         "version": str(active.release.version),
         "platform": str(active.release.platform),
-        "manifest": str(active.digest),
+        "head": str(active.digest),
         "held": active.held,
     }
 
@@ -143,6 +143,15 @@ def generation_json(generation: Generation) -> dict[str, Any]:
         "created": utc_text(generation.created),
         "action": generation.action,
         "active": [active_json(active) for _, active in sorted(generation.active.items())],
+    }
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """What verifying or repairing found, as a JSON value."""
+    return {
+        "good": report.good,
+        "records": list(report.records),
+        "releases": [inspection_json(inspection) for inspection in report.releases],
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,7 @@ from plugin_manager.trust import BundleTarget, Expiry, Trust, Vouching
 if TYPE_CHECKING:
     from plugin_manager.transfer import Transfer
 
-__all__ = ["Inspection", "PluginManager"]
+__all__ = ["Inspection", "PluginManager", "Report"]
 
 
 _log = logging.getLogger("plugin_manager")
@@ -77,6 +77,23 @@ class Inspection:
         return tuple(fault for fault in self.faults if fault.damage is not Damage.FOREIGN)
 
 
+@frozen
+class Report:
+    """What verifying or repairing found.
+
+    `records` are sentences about the store's own records (generations, metadata) that were
+    damaged; `releases` what was found of each active release.
+    """
+
+    records: tuple[str, ...] = ()
+    releases: tuple[Inspection, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was damaged."""
+        return not self.records and all(inspection.good for inspection in self.releases)
+
+
 class PluginManager:
     """Plugins of one store, from one repository, vouched for by one pinned root.
 
@@ -91,11 +108,13 @@ class PluginManager:
         self,
         settings: Settings,
         *,
+        expiry: Expiry | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
     ) -> None:
         self.settings = settings
+        self.expiry = expiry or Expiry.grace(settings.grace)
         self.progress = progress
         self.waiting = waiting
         self._now = now
@@ -110,19 +129,27 @@ class PluginManager:
         root: str | Path | bytes | None = None,
         *,
         host_version: str | Version | None = None,
+        expiry: Expiry | None = None,
+        lock_timeout_seconds: float | None = None,
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
     ) -> PluginManager:
         """A manager of the store in directory `store` (made at the first install).
 
         `repository` is the address that serves `metadata/` and `targets/`; `root` the pinned root
-        metadata, as bytes or as the path of a file that ships with the host. What is None comes
-        from the environment (see `plugin_manager.settings`). Touches neither disk nor network.
+        metadata, as bytes or as the path of a file that ships with the host; `expiry` says whether
+        loads accept expired metadata (by default for 30 days more). What is None comes from the
+        environment (see `plugin_manager.settings`). Touches neither disk nor network.
         """
         settings = from_environment(
-            os.environ, store=store, repository=repository, root=root, host_version=host_version
+            os.environ,
+            store=store,
+            repository=repository,
+            root=root,
+            host_version=host_version,
+            lock_timeout_seconds=lock_timeout_seconds,
         )
-        return cls(settings, progress=progress, waiting=waiting)
+        return cls(settings, expiry=expiry, progress=progress, waiting=waiting)
 
     # --- parts, made when first needed ---------------------------------------------------------
 
@@ -143,7 +170,7 @@ class PluginManager:
             targets_url=self.settings.repository + "targets/",
             root_name=self.settings.root_name,
             fetch=self._fetch,
-            expiry=Expiry.grace(self.settings.grace),
+            expiry=self.expiry,
             now=self._now,
         )
 
@@ -199,21 +226,45 @@ class PluginManager:
         ExpiredError), BlockedError, CorruptError naming every damaged file, IncompatibleHostError,
         ModuleConflictError; RefusedError where this process still holds another release of it.
         """
-        vouching = self._trust.local()
-        loaded = self._load(_plugin(name), self._store.current(), vouching, {}, None)
+        generation, vouching = self._store.current(), self._trust.local()
+        loaded = None
+        for release, manifest in self._order(_plugin(name), generation, vouching):
+            loaded = self._load(release, manifest)
+        assert loaded is not None  # the plugin itself comes last
         for role in vouching.expired_roles:
             _log.warning("accepted within the grace: %s", role)
         return loaded
 
-    def _load(
+    def _order(
+        self, plugin: PluginName, generation: Generation, vouching: Vouching
+    ) -> list[tuple[Active, Manifest]]:
+        """What loading `plugin` takes, vouched for and fit: what is required, then what requires.
+
+        Plugins may require one another; then either may come first.
+        """
+        found: dict[PluginName, tuple[Active, Manifest]] = {}
+        order: list[tuple[Active, Manifest]] = []
+        # Not recursive: how deep requirements go is the publishers' doing. An entry is a plugin to
+        # enter, and who needs it; or one to leave, once what it requires is in `order`.
+        waiting: list[tuple[PluginName, PluginName | None, bool]] = [(plugin, None, False)]
+        while waiting:
+            name, needed_by, leaving = waiting.pop()
+            if leaving:
+                order.append(found[name])
+            elif name not in found:
+                manifest = self._loadable(name, needed_by, generation, vouching)
+                found[name] = generation.active[name], manifest
+                waiting.append((name, None, True))
+                waiting += [(one.plugin, name, False) for one in reversed(manifest.requirements)]
+        return order
+
+    def _loadable(
         self,
         plugin: PluginName,
+        needed_by: PluginName | None,
         generation: Generation,
         vouching: Vouching,
-        done: dict[PluginName, LoadedPlugin | None],
-        needed_by: PluginName | None,
-    ) -> LoadedPlugin:
-        """Load `plugin` and, first, what it requires; `done` holds what this very load verified."""
+    ) -> Manifest:
         active = generation.active.get(plugin)
         if active is None:
             needs = f", but {needed_by} needs it" if needed_by else ""
@@ -227,13 +278,13 @@ class PluginManager:
                 remedy="Install a release that fits.",
                 reasons=tuple(reasons),
             )
-        done[plugin] = None  # under way: plugins may require one another
-        for requirement in manifest.requirements:
-            if requirement.plugin not in done:
-                self._load(requirement.plugin, generation, vouching, done, plugin)
-        directory = self._store.release_directory(active.release, active.digest)
+        return manifest
+
+    def _load(self, active: Active, manifest: Manifest) -> LoadedPlugin:
+        plugin = active.release.plugin
         loaded = self._loaded.get(plugin)
         if loaded is None or loaded.unloaded:
+            directory = self._store.release_directory(active.release, active.digest)
             loaded = self._loaded[plugin] = load_release(manifest, directory)
         elif loaded.release != active.release:
             raise RefusedError(
@@ -242,7 +293,6 @@ class PluginManager:
             )
         else:
             loaded.verify()
-        done[plugin] = loaded
         return loaded
 
     def close(self) -> None:
@@ -398,7 +448,7 @@ class PluginManager:
         return plan
 
     def uninstall(self, *names: str | PluginName) -> Plan:
-        """Make plugins inactive; their files stay until space is needed. Returns the plan."""
+        """Make plugins inactive; their files stay on disk. Returns the plan."""
         with self._writing():
             plan = self.plan_uninstall(*names)
             self.apply(plan)
@@ -411,30 +461,61 @@ class PluginManager:
             self.apply(plan)
         return plan
 
+    def plan_hold(self, name: str | PluginName, *, held: bool = True) -> Plan:
+        """What keeping upgrades away from a plugin (or letting them come again) would do."""
+        generation = self._store.current()
+        before = self._store.active(_plugin(name))
+        step = Step(before.release.plugin, before, evolve(before, held=held))
+        action = f"{'hold' if held else 'unhold'} {before.release.plugin}"
+        return Plan(action, generation.number, (step,))
+
     def hold(self, name: str | PluginName) -> Plan:
         """Keep upgrades away from a plugin."""
-        return self._set_held(_plugin(name), held=True)
-
-    def unhold(self, name: str | PluginName) -> Plan:
-        """Let upgrades change a plugin again."""
-        return self._set_held(_plugin(name), held=False)
-
-    def _set_held(self, plugin: PluginName, *, held: bool) -> Plan:
         with self._writing():
-            before = self._store.active(plugin)
-            step = Step(plugin, before, evolve(before, held=held))
-            action = f"{'hold' if held else 'unhold'} {plugin}"
-            plan = Plan(action, self._store.current().number, (step,))
+            plan = self.plan_hold(name)
             self.apply(plan)
         return plan
 
+    def unhold(self, name: str | PluginName) -> Plan:
+        """Let upgrades change a plugin again."""
+        with self._writing():
+            plan = self.plan_hold(name, held=False)
+            self.apply(plan)
+        return plan
+
+    def update(self, *names: str | PluginName) -> None:
+        """Bring fresh signed metadata, and with it news of blocked releases; no plugin changes.
+
+        Covers what this store has ever had, and `names`, of which `catalogue` can tell afterwards.
+        """
+        plugins = [_plugin(name) for name in names]
+        self._require_source()
+        with self._writing(), self._trust.update() as update:
+            keep_chains(self._store, update)
+            for plugin in plugins:
+                update.catalogue(plugin)
+
     # --- verifying and repairing ---------------------------------------------------------------
 
-    def verify(self, *names: str | PluginName) -> list[Inspection]:
-        """Inspect the active releases of `names` (none: all): chain, manifest and every file."""
-        chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
-        vouching = self._trust.local() if chosen else None
-        return [self._inspect(vouching, active) for active in chosen if vouching is not None]
+    def verify(self, *names: str | PluginName) -> Report:
+        """Inspect the active releases of `names` (none: all): chain, manifest and every file.
+
+        With none named, the store's own records too. Damage is reported, not raised.
+        """
+        try:
+            chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
+            records = [] if names else self._store.damaged_generations()
+        except CorruptError as error:
+            return Report(records=(error.message,))
+        if not chosen:
+            return Report(records=tuple(f"{record} is damaged" for record in records))
+        try:
+            vouching = self._trust.local()
+        except (CorruptError, UntrustedError, NotFoundError) as error:
+            releases = [Inspection(active, error=error) for active in chosen]
+        else:
+            releases = [self._inspect(vouching, active) for active in chosen]
+        return Report(tuple(f"{record} is damaged" for record in records), tuple(releases))
 
     def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
         try:
@@ -444,25 +525,45 @@ class PluginManager:
         faults = self._store.faults(active, manifest, self.host.bytecode_tag)
         return Inspection(active, tuple(faults))
 
-    def repair(self, *names: str | PluginName) -> list[Inspection]:
-        """Mend `names` (none: all, and the store's own records); returns what was found and mended.
+    def repair(self, *names: str | PluginName) -> Report:
+        """Mend `names` (none: all, and the store's own records); reports what was found damaged.
 
-        Only damaged chunks are fetched, and none that another release on this disk still has.
-        Foreign files are left alone. Raises where something cannot be mended.
+        Of each plugin the active release, and those that a rollback could return to. Only damaged
+        chunks are fetched, and none that another release on this disk still has. Foreign files are
+        left alone. Raises where something cannot be mended.
         """
         with self._writing():
-            self._store.recover_current(self._now())
+            records = self._repair_records()
             chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
             if not chosen:
-                return []
+                return Report(tuple(records))
             try:
                 vouching = self._trust.local()
                 for active in chosen:
                     vouching.target(active.release)
                     vouching.catalogue(active.release.plugin)
-            except (CorruptError, UntrustedError, NotFoundError):
+            except (CorruptError, UntrustedError, NotFoundError) as error:
+                records.append(error.message)
                 vouching = self._refetch_metadata()
-            return [self._repair(vouching, active) for active in chosen]
+            releases = []
+            for active in chosen:
+                releases.append(self._repair(vouching, active))
+                for earlier in self._store.earlier(active):
+                    # One that is blocked or no longer listed is of no use to a rollback.
+                    with suppress(UntrustedError, RefusedError):
+                        found = self._repair(vouching, earlier)
+                        releases += [] if found.good else [found]
+            return Report(tuple(records), tuple(releases))
+
+    def _repair_records(self) -> list[str]:
+        records = []
+        try:
+            self._store.current()
+        except CorruptError as error:
+            records.append(error.message)
+            self._store.recover_current(self._now())
+        damaged = self._store.set_aside_damaged_generations()
+        return records + [f"{record} is damaged" for record in damaged]
 
     def _refetch_metadata(self) -> Vouching:
         self._require_source()

@@ -70,6 +70,7 @@ class Planner:
     def upgrade(self, plugins: Sequence[PluginName]) -> Plan:
         """What moving `plugins`, which are installed, to their newest would do."""
         active = self._store.current().active
+        plugins = list(dict.fromkeys(plugins))
         held = [plugin for plugin in plugins if active[plugin].held]
         notes = tuple(
             f"{plugin} is held at {active[plugin].release.version} and stays; "
@@ -153,15 +154,19 @@ class Planner:
         for plugin, active in generation.active.items():
             if plugin in gone:
                 continue
-            for requirement in self._store.head(active.digest).manifest.requirements:
-                if requirement.plugin in gone:
-                    raise RefusedError(
-                        f"{active.release} requires {requirement.plugin}",
-                        remedy=f"Uninstall {plugin} as well.",
-                    )
+            with suppress(CorruptError, InvalidInputError):
+                self._refuse_if_required(active, gone)
         steps = tuple(Step(plugin, active, None) for plugin, active in sorted(gone.items()))
         action = "uninstall " + ", ".join(str(plugin) for plugin in sorted(gone))
         return Plan(action, generation.number, steps)
+
+    def _refuse_if_required(self, active: Active, gone: Mapping[PluginName, Active]) -> None:
+        for requirement in self._store.head(active.digest).manifest.requirements:
+            if requirement.plugin in gone:
+                raise RefusedError(
+                    f"{active.release} requires {requirement.plugin}",
+                    remedy=f"Uninstall {active.release.plugin} as well.",
+                )
 
     def rollback(self, plugin: PluginName, to: Version | None) -> Plan:
         """What going back to version `to`, or else to the one before, would do; offline."""
@@ -169,10 +174,12 @@ class Planner:
         target = self._earlier(plugin, before, to)
         vouching = self._trust.local()
         head = vouched(self._store, vouching, target)
-        after = {
-            **{p: self._store.head(a.digest).manifest for p, a in generation.active.items()},
-            plugin: head.manifest,
+        after: dict[PluginName, resolver.Described] = {
+            other: described
+            for other, active in generation.active.items()
+            if (described := self._described(vouching, active))
         }
+        after[plugin] = head.manifest
         resolver.check(after, self._host, concerning={plugin})
         self._require_whole(target, head.manifest)
         notes = []
@@ -188,7 +195,25 @@ class Planner:
         step = Step(plugin, before, held, head)
         return Plan(action, generation.number, (step,), tuple(notes))
 
+    def _described(self, vouching: Vouching, active: Active) -> resolver.Described | None:
+        """What an active release requires; None where its damaged files do not tell.
+
+        One plugin's damage must not keep another from being rolled back.
+        """
+        with suppress(CorruptError, InvalidInputError):
+            return self._store.head(active.digest).manifest
+        with suppress(PluginManagerError):
+            return vouching.catalogue(active.release.plugin).entry(active.release)
+        return None
+
     def _earlier(self, plugin: PluginName, before: Active, to: Version | None) -> Active:
+        damaged = self._store.damaged_generations()
+        if damaged and to is None:
+            raise CorruptError(
+                f"{damaged[0]} is damaged, so what was active before is not certain",
+                paths=tuple(damaged),
+                remedy="Run 'pluginctl repair', which goes on without it.",
+            )
         past = [g.active[plugin] for g in self._store.history() if plugin in g.active]
         if to is not None:
             found = [active for active in past if active.release.version == to]
@@ -197,10 +222,11 @@ class Planner:
         if not found:
             known = sorted({a.release.version for a in past} - {before.release.version})
             has = f"It has had {', '.join(map(str, known))}." if known else ""
+            first = f"After 'pluginctl unhold {plugin}', " if before.held else ""
             which = f"version {to}" if to else f"release before {before.release.version}"
             raise NotFoundError(
                 f"{plugin} has no {which} in this store",
-                remedy=f"{has} Another comes by 'pluginctl install {plugin}==VERSION'.".strip(),
+                remedy=f"{has} {first}'pluginctl install {plugin}==VERSION' brings one.".strip(),
             )
         return found[0]
 
@@ -211,6 +237,5 @@ class Planner:
             raise CorruptError(
                 f"{active.release}: {', '.join(str(fault) for fault in damaged[:5])}",
                 paths=tuple(fault.path for fault in damaged),
-                remedy=f"Run 'pluginctl install {manifest.release.plugin}=="
-                f"{manifest.release.version}', which fetches only what is damaged.",
+                remedy=f"Run 'pluginctl repair {manifest.release.plugin}'.",
             )

@@ -203,8 +203,17 @@ class Store:
             return self.current().active[plugin]
         except KeyError:
             raise NotFoundError(
-                f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
+                f"{plugin} is not installed",
+                remedy=f"'pluginctl list' shows what is; 'pluginctl install {plugin}' installs it.",
             ) from None
+
+    def earlier(self, active: Active) -> list[Active]:
+        """Other releases of the plugin that were active and are on disk, the last active first."""
+        plugin, found = active.release.plugin, {active.digest: active}
+        for generation in self.history():
+            if past := generation.active.get(plugin):
+                found.setdefault(past.digest, past)
+        return [past for past in found.values() if past is not active and self.has(past)]
 
     def numbers(self) -> list[int]:
         """The numbers of the generations on disk, newest first; files may be damaged."""

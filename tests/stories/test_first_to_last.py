@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -381,7 +383,7 @@ def test_every_missing_file_of_the_store_is_noticed_and_repaired(world: World) -
                     world.manager().load("acme/maps").unload()
             world.manager().repair()
             world.manager().load("acme/maps").unload()
-            assert [found.good for found in world.manager().verify()] == [True]
+            assert world.manager().verify().good
             shutil.rmtree(store)
             shutil.copytree(pristine, store)
 
@@ -397,7 +399,7 @@ def test_repair_fetches_only_the_damaged_chunk(world: World) -> None:
         data[2_000_000] ^= 1
         path.unlink()
         path.write_bytes(data)
-        [found] = manager.verify()
+        [found] = manager.verify().releases
         assert [(f.path, f.damage) for f in found.faults] == [
             ("maps/data/tiles.bin", Damage.DAMAGED)
         ]
@@ -406,7 +408,7 @@ def test_repair_fetches_only_the_damaged_chunk(world: World) -> None:
         manager.repair()
         assert 0 < world.fetched() < 1_200_000
         assert drawn(manager) == "map 1.0"
-        assert manager.verify()[0].good
+        assert manager.verify().good
 
 
 def test_repair_works_offline_where_another_release_has_the_chunks(world: World) -> None:
@@ -423,3 +425,104 @@ def test_repair_works_offline_where_another_release_has_the_chunks(world: World)
     offline = world.manager()
     offline.repair("acme/maps")
     assert drawn(offline) == "map 1.1"
+
+
+def test_damaged_history_makes_rollback_ask_rather_than_guess(world: World) -> None:
+    with world.online():
+        manager = world.manager()
+        for version in ("1.0", "1.1", "1.2"):
+            maps(world, version)
+            manager.install(f"acme/maps=={version}")
+    (world.directory / "store/generations/2.json").write_bytes(b"{}")
+    with pytest.raises(CorruptError, match=r"generations/2\.json is damaged"):
+        manager.rollback("acme/maps")
+    assert manager.verify().records == ("generations/2.json is damaged",)
+    assert manager.plan_rollback("acme/maps", to="1.0").steps[0].kind == "downgrade"
+    assert manager.repair().records == ("generations/2.json is damaged",)
+    assert manager.verify().good
+    assert manager.rollback("acme/maps").action.endswith("1.2 -> 1.0")
+
+
+def test_repair_tells_what_it_mended_and_a_dry_run_what_it_would(world: World) -> None:
+    maps(world, "1.0")
+    with world.online():
+        manager = world.manager()
+        manager.install("acme/maps")
+        (world.directory / "store/current").write_text("x")
+        assert world.manager().verify().records == ("current is damaged",)
+        assert world.manager().repair().records == ("current is damaged",)
+        [snapshot_file] = (world.directory / "store/trust").rglob("snapshot.json")
+        snapshot_file.write_text("x")
+        found = world.manager().verify()
+        assert not found.good
+        assert "snapshot.json" in str(found.releases[0].error)
+        assert "snapshot.json" in world.manager().repair().records[0]
+        assert world.manager().verify().good
+
+
+def test_damage_to_a_shared_file_is_mended_in_both_releases(world: World) -> None:
+    shared = {"maps/__init__.py": "", "maps/same.bin": NOISE[:50_000]}
+    with world.online():
+        manager = world.manager()
+        for version in ("1.0", "1.1"):
+            world.publish(f"acme/maps {version}", {**shared, "maps/v.txt": version})
+            manager.install(f"acme/maps=={version}")
+        path = manager.path("acme/maps") / "maps/same.bin"
+        path.chmod(0o644)
+        with path.open("r+b") as file:  # in place: whoever shares the blocks is hit as well
+            file.write(b"damage")
+        manager.repair()
+    assert manager.verify().good
+    manager.rollback("acme/maps")
+    assert manager.verify().good
+
+
+def test_one_plugins_damage_does_not_keep_another_from_going_back(world: World) -> None:
+    world.publish("globex/tool 1.0", {"tool.py": ""})
+    with world.online():
+        manager = world.manager()
+        manager.install("globex/tool")
+        for version in ("1.0", "1.1"):
+            maps(world, version)
+            manager.install(f"acme/maps=={version}")
+    [tool] = [active for active in manager.installed() if active.release.plugin.name == "tool"]
+    (world.directory / "store/manifests" / tool.digest).write_bytes(b"junk")
+    manager.rollback("acme/maps")
+    manager.uninstall("acme/maps")
+
+
+def test_an_update_brings_news_and_changes_no_plugin(world: World) -> None:
+    maps(world, "1.0")
+    world.publish("globex/tool 1.0", {"tool.py": ""})
+    with world.online():
+        manager = world.manager()
+        manager.install("acme/maps")
+        generations = manager.history()
+        world.withdraw("acme/maps 1.0", "blocked", "draws dragons")
+        manager.update("globex/tool")
+        assert manager.history() == generations
+        with pytest.raises(BlockedError):
+            manager.load("acme/maps")
+        assert [str(entry.release) for entry in manager.catalogue("globex/tool").entries] == [
+            "globex/tool 1.0"
+        ]
+
+
+def test_plugins_that_require_one_another_load_and_long_chains_too(world: World) -> None:
+    world.publish("acme/a 1.0", {"chain_a.py": ""}, requires='plugins = ["acme/b"]')
+    world.publish("acme/b 1.0", {"chain_b.py": ""}, requires='plugins = ["acme/a"]')
+    with world.online():
+        manager = world.manager()
+        manager.install("acme/a")
+        manager.load("acme/a")
+        limit = sys.getrecursionlimit()
+        for number in range(60):
+            requires = f'plugins = ["acme/c{number + 1}"]' if number < 59 else ""
+            world.publish(f"acme/c{number} 1.0", {f"chain_c{number}.txt": ""}, requires=requires)
+        manager.install("acme/c0")
+    depth = len(inspect.stack(0))
+    sys.setrecursionlimit(depth + 60)
+    try:
+        manager.load("acme/c0")
+    finally:
+        sys.setrecursionlimit(limit)

@@ -41,8 +41,8 @@ def test_a_life_from_nginx(world: World) -> None:
         lines = [line for line in log.read_text().splitlines() if ".tar.zst" in line]
         assert all('" 206 ' in line for line in lines), "ranges only"
     pluginctl("rollback", "globex/model")
-    assert pluginctl.json("verify")[0] | {"manifest": ""} == {
-        "plugin": "globex/model", "version": "1.0", "platform": "any", "manifest": "",
+    assert pluginctl.json("verify")["releases"][0] | {"head": ""} == {
+        "plugin": "globex/model", "version": "1.0", "platform": "any", "head": "",
         "held": True, "good": True, "faults": [], "error": None,
     }  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_a_killed_install_goes_on_where_it_was(world: World) -> None:
         pluginctl("install", "globex/model")
         again = bundle_bytes(log)
     assert again <= published.length - kept + 3_000_000
-    assert pluginctl.json("verify")[0]["good"] is True
+    assert pluginctl.json("verify")["good"] is True
 
 
 def _blocks(directory: Path) -> int:
