@@ -1,6 +1,6 @@
 """Install, verified load, upgrade of one file and rollback: whole processes, beside plain peers.
 
-Run: .venv/bin/python -m benchmarks.end_to_end [--runs 5] [--markdown]
+Run: .venv/bin/python -m benchmarks.end_to_end [--runs 5]  (prints Markdown)
 Needs nginx, curl, tar and zstd. Peers in the same run, taken in turn:
     install, upgrade   curl of the bundle(s), then `tar --zstd -x`: verifies nothing
     load               plain import of the same packages from a directory, bytecode cached
@@ -87,8 +87,10 @@ class Case:
         return found
 
 
-def run(command: list[str], **extra: object) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **extra)  # type: ignore[call-overload]
+def run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)[:300]}\n{done.stdout}{done.stderr}")
 
 
 def timed(action: Callable[[], None]) -> float:
@@ -100,7 +102,7 @@ def timed(action: Callable[[], None]) -> float:
 def pluginctl(case: Case, store: Path, url: str, *arguments: str) -> Callable[[], None]:
     options = ["--store", str(store), "--repository", url, "--root", str(case.root)]
     command = [sys.executable, "-m", "plugin_manager.cli", *options, *arguments]
-    return lambda: run(command, cwd=PROJECT)
+    return lambda: run(command, PROJECT)
 
 
 def curl_and_tar(url: str, bundles: list[str], destination: Path) -> Callable[[], None]:
@@ -134,47 +136,45 @@ os.replace(sys.argv[1] + ".new", sys.argv[1])
 """
 
 
+def one_round(
+    case: Case, url: str, place: Path
+) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
+    """What to time, ours and the peer's, in the order of a plugin's life; `place` is empty."""
+    store, plain, link = place / "store", place / "plain", place / "link"
+    first = case.names[:1]
+    link.symlink_to("y")
+    python = [sys.executable, "-c"]
+    plain_import = [*python, IMPORT, str(plain), *case.names]
+    load = [*python, LOAD, str(store), str(case.root), *case.names]
+    return {
+        "install": (
+            pluginctl(case, store, url, "install", *(f"bench/{n}==1.0" for n in case.names)),
+            curl_and_tar(url, case.bundles("1.0", case.names), plain),
+        ),
+        # Not shown: it leaves bytecode for the plain import that is measured next.
+        "": (lambda: None, lambda: run(plain_import)),
+        "verified load and import": (lambda: run(load, PROJECT), lambda: run(plain_import)),
+        "upgrade of one file": (
+            pluginctl(case, store, url, "upgrade", f"bench/{first[0]}"),
+            curl_and_tar(url, case.bundles("2.0", first), place / "plain2"),
+        ),
+        "rollback": (
+            pluginctl(case, store, url, "rollback", f"bench/{first[0]}"),
+            lambda: run([*python, LINK, str(link)]),
+        ),
+    }
+
+
 def measure(case: Case, url: str, runs: int) -> list[tuple[str, float, float, str]]:
     ours: dict[str, list[float]] = {}
     peers: dict[str, list[float]] = {}
-
-    def pair(what: str, our: Callable[[], None], peer: Callable[[], None]) -> None:
-        ours.setdefault(what, []).append(timed(our))
-        peers.setdefault(what, []).append(timed(peer))
-
-    for index in range(runs + 1):  # the first round warms caches and is not counted
+    for index in range(runs + 1):
         with tempfile.TemporaryDirectory(dir=case.work) as text:
-            place = Path(text)
-            store, plain = place / "store", place / "plain"
-            specs = [f"bench/{name}==1.0" for name in case.names]
-            first = case.names[:1]
-            pair(
-                "install",
-                pluginctl(case, store, url, "install", *specs),
-                curl_and_tar(url, case.bundles("1.0", case.names), plain),
-            )
-            python = [sys.executable, "-c"]
-            run([*python, IMPORT, str(plain), *case.names])  # leaves bytecode for the peer
-            pair(
-                "verified load and import",
-                lambda: run([*python, LOAD, str(store), str(case.root), *case.names], cwd=PROJECT),  # noqa: B023
-                lambda: run([*python, IMPORT, str(plain), *case.names]),  # noqa: B023
-            )
-            pair(
-                "upgrade of one file",
-                pluginctl(case, store, url, "upgrade", f"bench/{first[0]}"),
-                curl_and_tar(url, case.bundles("2.0", first), place / "plain2"),
-            )
-            link = place / "link"
-            link.symlink_to("y")
-            pair(
-                "rollback",
-                pluginctl(case, store, url, "rollback", f"bench/{first[0]}"),
-                lambda: run([*python, LINK, str(link)]),  # noqa: B023
-            )
-        if index == 0:
-            ours.clear()
-            peers.clear()
+            for what, (our, peer) in one_round(case, url, Path(text)).items():
+                times = timed(our), timed(peer)
+                if what and index:  # the first round warms caches and is not counted
+                    ours.setdefault(what, []).append(times[0])
+                    peers.setdefault(what, []).append(times[1])
     peer_names = {
         "install": "curl + tar",
         "verified load and import": "plain import",
@@ -197,6 +197,8 @@ def main() -> None:
     )
     parser.add_argument("--plugins", type=int, default=100, help="number of small plugins")
     arguments = parser.parse_args()
+    if arguments.megabytes < 2:
+        parser.error("--megabytes must be 2 or more: the package beside the data has 1 MB")
     base = PROJECT / ".bench"
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
