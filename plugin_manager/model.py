@@ -68,7 +68,7 @@ MAX_SPECIFIER = 1000
 MAX_PLATFORM = 150
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class PluginName:
     """`publisher/name`, each side `[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?`; ordered as text."""
 
@@ -281,7 +281,7 @@ class PluginRequirement:
         return f"{self.plugin}{self.specifier}"
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Release:
     """One version of a plugin for one platform; the name of a bundle."""
 

@@ -142,7 +142,7 @@ def from_environment(
     """
     store = store or environment.get("PLUGINCTL_STORE")
     repository = repository or environment.get("PLUGINCTL_REPOSITORY", "")
-    root = root or environment.get("PLUGINCTL_ROOT")
+    root = root or environment.get("PLUGINCTL_ROOT") or None
     host_version = host_version or environment.get("PLUGINCTL_HOST_VERSION")
     ca_bundle = environment.get("PLUGINCTL_CA_BUNDLE")
     if lock_timeout_seconds is None:
@@ -153,7 +153,7 @@ def from_environment(
         store=_path("store", store).absolute() if store else default_store(),
         repository=parse_repository(repository) if repository else "",
         root=_path("root of trust", root) if isinstance(root, str | Path) else root,
-        host_version=parse_version(host_version) if isinstance(host_version, str) else host_version,
+        host_version=_version(host_version) if isinstance(host_version, str) else host_version,
         grace=timedelta(days=_number(environment, "PLUGINCTL_GRACE_DAYS", DEFAULT_GRACE.days)),
         lock_timeout_seconds=lock_timeout_seconds,
         ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
@@ -164,13 +164,22 @@ def from_environment(
 def _path(what: str, given: str | Path) -> Path:
     """The path `given`, "~" being the user's home; raises InvalidInputError."""
     try:
-        if b"\0" in os.fsencode(given):
-            raise ValueError("embedded null character")
-        return Path(given).expanduser()
-    except (ValueError, RuntimeError) as error:  # no such user, or not encodable
+        encoded, path = os.fsencode(given), Path(given).expanduser()
+    except (ValueError, RuntimeError):  # cannot be encoded; or no such user
+        encoded, path = b"\0", Path()
+    if b"\0" in encoded:
         raise InvalidInputError(
-            f"{what} {os.fspath(given)!r} is not a path ({error})", remedy="Write the path in full."
-        ) from error
+            f"{what}: {os.fspath(given)!r} is not a path", remedy="Write the path in full."
+        )
+    return path
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return parse_version(text) if text else None
+    except InvalidInputError as error:
+        message = f"the host's version: {error.message}"
+        raise InvalidInputError(message, remedy=error.remedy) from error
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

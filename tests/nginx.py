@@ -8,9 +8,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 CONFIGURATION = """
 daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log; {user}
@@ -29,6 +31,20 @@ http {{
 def binary() -> str | None:
     """The path of nginx, or None where it is not installed."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def needs_nginx(test: Callable[..., None]) -> Callable[..., None]:
+    """`test`, skipped where nginx is not installed; where CI is set, it fails there instead."""
+    absent = binary() is None and not os.environ.get("CI")
+    skip = pytest.mark.skipif(absent, reason="nginx is not installed")
+    return pytest.mark.nginx(skip(test))
+
+
+def bundle_bytes(log: Path) -> int:
+    """The bytes of bundles in an access log, after a moment for nginx to write them down."""
+    time.sleep(0.3)
+    lines = [line.split() for line in log.read_text().splitlines() if ".tar.zst" in line]
+    return sum(int(line[9]) for line in lines)
 
 
 @contextmanager

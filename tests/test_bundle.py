@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from plugin_manager.bundle import (
     HEAD_MAGIC,
     HEAD_PREFIX,
+    SignedHead,
     decode_frame,
     encode_frame,
     encode_head,
+    parse_custom,
     read_head,
+    render_custom,
 )
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.manifest import MAX_FRAME_BYTES, MAX_FRAME_OVERHEAD_BYTES, render
+from plugin_manager.model import Digest
 from tests.bundles import make_bundle
 from tests.strategies import manifests
 
@@ -200,6 +204,36 @@ def test_a_changed_frame_yields_other_content_of_the_same_length_or_is_corrupt(d
     frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(CorruptError):
         assert len(decode_frame(frame, len(content))) == len(content)
+
+
+# --- what is signed about a head ---------------------------------------------------------------
+
+DIGEST = Digest("0" * 64)
+
+
+@given(st.integers(1, 256 * MIB))
+def test_what_is_signed_about_a_head_is_the_same_after_writing_and_reading(length):
+    custom = {**render_custom(SignedHead(length, DIGEST)), "someone-else": 1}
+    assert parse_custom(custom, "x", bundle_length=length) == SignedHead(length, DIGEST)
+    with pytest.raises(InvalidInputError, match=r"^x: custom\.plugin-manager\.head\.length: must"):
+        parse_custom(custom, "x", bundle_length=length - 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"format": 2}, "format: this program reads 1"),
+        ({"format": True}, "format: must be a whole number"),
+        ({"head": None}, "head: must be a table"),
+        ({"head": {"length": 256 * MIB + 1, "sha256": DIGEST}}, "head.length: must be from 1 to"),
+        ({"head": {"length": 9, "sha256": "A" * 64}}, "head.sha256: 'AAA"),
+    ],
+)
+def test_what_is_not_signed_as_we_do_is_refused(changed, fault):
+    good = render_custom(SignedHead(9, DIGEST))["plugin-manager"]
+    with pytest.raises(InvalidInputError) as caught:
+        parse_custom({"plugin-manager": {**good, **changed}}, "x", bundle_length=2**40)
+    assert caught.value.message.startswith(f"x: custom.plugin-manager.{fault}")
 
 
 # --- bombs -------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import contextlib
 import struct
 import sys
 from array import array
-from itertools import pairwise
 
 import msgpack
 import pytest

@@ -21,6 +21,8 @@ from plugin_manager.model import (
     Release,
     parse_specifier,
     parse_version,
+    publisher_role,
+    role_publisher,
     utc_text,
 )
 from tests.strategies import (
@@ -364,6 +366,18 @@ def test_labels_that_would_break_a_line_of_entry_points_txt_are_refused(label):
 def test_what_is_not_a_digest_is_refused(text):
     with pytest.raises(InvalidInputError):
         Digest.parse(text)
+
+
+@given(plugin_names)
+def test_a_publishers_role_names_the_publisher(name):
+    assert role_publisher(publisher_role(name.publisher)) == name.publisher
+
+
+@pytest.mark.parametrize(
+    "role", ["", "acme", "targets", "publisher-", "publisher-*", "publisher-A", "Publisher-acme"]
+)
+def test_other_roles_are_no_publishers(role):
+    assert role_publisher(role) is None
 
 
 def test_moments_are_written_in_utc_whatever_their_zone_and_century():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from plugin_manager import settings
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.settings import Settings, from_environment, parse_repository
+
+T = TypeVar("T")
 
 VARIABLES = (
     "PLUGINCTL_STORE",
@@ -40,6 +44,17 @@ def refusal(environment=None, **arguments) -> InvalidInputError:
         from_environment(environment or {}, **arguments)
     assert caught.value.remedy
     return caught.value
+
+
+def given_or_refused(call: Callable[[], T]) -> T | None:
+    """What `call` gives; None after an InvalidInputError, which must have a remedy."""
+    remedy = None
+    try:
+        return call()
+    except InvalidInputError as error:
+        remedy = error.remedy
+    assert remedy
+    return None
 
 
 def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
@@ -114,6 +129,10 @@ def test_a_lock_timeout_given_as_argument_is_held_to_the_same_bounds(seconds):
     assert from_environment({}, lock_timeout_seconds=36_500).lock_timeout_seconds == 36_500
 
 
+def test_a_wrong_host_version_says_whose_it_is():
+    assert refusal(host_version="one").message == "the host's version: 'one' is not a version"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -168,10 +187,8 @@ def test_a_root_that_cannot_be_read_or_is_far_too_large_is_refused(tmp_path):
 
 @given(near_text)
 def test_any_text_is_an_address_or_refused(text):
-    try:
-        address = parse_repository(text)
-    except InvalidInputError as error:
-        assert error.remedy
+    address = given_or_refused(lambda: parse_repository(text))
+    if address is None:
         return
     assert address.startswith(text)
     assert address.endswith("/")
@@ -184,10 +201,8 @@ def test_any_text_is_an_address_or_refused(text):
     seconds=st.none() | st.floats(),
 )
 def test_any_environment_gives_settings_or_a_refusal(environment, seconds):
-    try:
-        found = from_environment(environment, lock_timeout_seconds=seconds)
-    except InvalidInputError as error:
-        assert error.remedy
+    found = given_or_refused(lambda: from_environment(environment, lock_timeout_seconds=seconds))
+    if found is None:
         return
     assert found.store.is_absolute()
     assert found.lock_timeout_seconds == -1 or 0 <= found.lock_timeout_seconds <= 36_500

@@ -40,7 +40,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 PathType = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
 keys_option = click.option(
-    "--keys-directory", type=PathType, metavar="DIR", help="Where new keys go. [keys, in the repository]"
+    "--keys-directory",
+    type=PathType,
+    metavar="DIR",
+    help="Where new keys go. [keys, in the repository]",
 )
 passphrase_option = click.option(
     "--passphrase-file",

@@ -18,7 +18,8 @@ from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, overload
 
-from attrs import define, field
+from attrs import define, evolve, field
+from packaging.utils import canonicalize_name
 
 from plugin_manager.loader import _names
 from plugin_manager.loader._loaders import NamespaceLoader, loader_for
@@ -37,13 +38,15 @@ __all__ = ["FINDER", "Source"]
 class Source:
     """A loaded release as a source of modules: its files, import root, and what it brings.
 
-    `vendored` maps brought modules to the vendored distributions they belong to.
+    `vendored` maps brought modules to the vendored distributions they belong to, `distributions`
+    the usable ones, whether vendored or not, to their dist-info directories.
     """
 
     tree: Tree
     root: str
     brought: Contents
     vendored: dict[str, str]
+    distributions: dict[str, str]
     names: Names = field(factory=lambda: Names((), {}))
 
     @property
@@ -128,9 +131,7 @@ class PluginFinder(abc.MetaPathFinder):
     def add(self, source: Source) -> None:
         """Answer for `source` from now on; raises ModuleConflictError and then changes nothing."""
         with self._lock:
-            source.names = _names.judge(
-                source.release, source.brought, source.vendored, self._elsewhere
-            )
+            source.names = self._judge(source)
             self._install()
             self._sources.append(source)
             _forget_caches(source.tree)  # finders that somebody made for the directory
@@ -183,6 +184,30 @@ class PluginFinder(abc.MetaPathFinder):
             sys.meta_path.remove(self)
         if self._hook in sys.path_hooks:
             sys.path_hooks.remove(self._hook)
+
+    def _judge(self, source: Source) -> Names:
+        names = _names.judge(source.release, source.brought, source.vendored, self._elsewhere)
+        # A vendored distribution whose modules are shared is left to where those come from.
+        shared = {source.vendored[name] for name in names.shared}
+        distributions = _names.judge_distributions(
+            source.release,
+            {name: at for name, at in source.distributions.items() if name not in shared},
+            {canonicalize_name(name) for name in source.tree.manifest.python.vendored},
+            lambda name: self._distribution_elsewhere(name, source.tree),
+        )
+        return evolve(names, distributions=distributions)
+
+    def _distribution_elsewhere(self, name: str, tree: Tree) -> Elsewhere | None:
+        from importlib.metadata import DistributionFinder  # noqa: PLC0415 - slow
+
+        from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
+
+        context = DistributionFinder.Context(name=name)
+        for other in self._sources:
+            if any(_metadata.distributions(other, context, self)):
+                return Elsewhere(f"the plugin {other.release}", other.release)
+        where = _metadata.found_elsewhere(name, tree, self)
+        return None if where is None else Elsewhere(where)
 
     def _elsewhere(self, name: str) -> Elsewhere | None:
         owner = self._owner_of(name)
@@ -294,7 +319,7 @@ class PluginFinder(abc.MetaPathFinder):
         from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
 
         for source in list(self._sources):
-            yield from _metadata.distributions(source, context)
+            yield from _metadata.distributions(source, context, self)
 
 
 class _DirectoryFinder(abc.PathEntryFinder):

@@ -3,20 +3,23 @@
 One process has one module of a name. So before any code runs, each name that a release brings is
 judged: Python's own and this package's names are refused; a name that the process has already is
 shared where the release merely vendors it, and refused where it is the release's own.
+Distributions, as `importlib.metadata` names them, are judged likewise.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from attrs import frozen
-from packaging.utils import canonicalize_name
+from attrs import field, frozen
+from packaging.utils import canonicalize_name, is_normalized_name
+from packaging.version import InvalidVersion, Version
 
 from plugin_manager.errors import ModuleConflictError
 from plugin_manager.loader._modules import Contents
@@ -29,7 +32,9 @@ __all__ = [
     "dist_infos",
     "found_elsewhere",
     "judge",
+    "judge_distributions",
     "other_portions",
+    "usable_distributions",
     "vendored_modules",
 ]
 
@@ -39,7 +44,7 @@ _INSTALL_SCHEME = re.compile(r"[^/]+\.data/(?:purelib|platlib)/")
 
 @frozen
 class Elsewhere:
-    """Where this process has a module from: words for people, and the release if it was one."""
+    """Where this process has a name from: words for people, and the release if it was one."""
 
     where: str
     release: Release | None = None
@@ -47,10 +52,14 @@ class Elsewhere:
 
 @frozen
 class Names:
-    """The judgement: `owned` modules are imported from the release, `shared` ones from `where`."""
+    """The judgement: `owned` modules are imported from the release, `shared` ones from `where`.
+
+    `distributions` are what `importlib.metadata` finds, with their dist-info directories.
+    """
 
     owned: tuple[str, ...]
     shared: Mapping[str, str]
+    distributions: Mapping[str, str] = field(factory=dict)
 
 
 def judge(
@@ -68,6 +77,7 @@ def judge(
         if name.partition(".")[0] in _RESERVED:
             raise _conflict(
                 release,
+                "module",
                 name,
                 Elsewhere("Python or the plugin manager itself, whose names are reserved"),
                 "Ask the publisher to rename the module.",
@@ -78,8 +88,29 @@ def judge(
         elif name in vendored and (other.release is None or other.release.plugin != release.plugin):
             shared[name] = other.where
         else:
-            raise _conflict(release, name, other, _remedy(release, other))
+            raise _conflict(release, "module", name, other, _remedy(release, other))
     return Names(tuple(owned), shared)
+
+
+def judge_distributions(
+    release: Release,
+    brought: Mapping[str, str],
+    vendored: Collection[str],
+    elsewhere: Callable[[str], Elsewhere | None],
+) -> dict[str, str]:
+    """Those of the `brought` distributions that this process has from nowhere else.
+
+    Without this, a release could speak for what the host has installed: its version, its entry
+    points. Raises ModuleConflictError for one that is the release's own and not `vendored`.
+    """
+    kept = {}
+    for name, directory in brought.items():
+        other = elsewhere(name)
+        if other is None:
+            kept[name] = directory
+        elif name not in vendored:
+            raise _conflict(release, "distribution", name, other, _remedy(release, other))
+    return kept
 
 
 def _remedy(release: Release, other: Elsewhere) -> str:
@@ -90,13 +121,15 @@ def _remedy(release: Release, other: Elsewhere) -> str:
     return "Load only one of the two plugins in a process."
 
 
-def _conflict(release: Release, name: str, other: Elsewhere, remedy: str) -> ModuleConflictError:
+def _conflict(
+    release: Release, kind: str, name: str, other: Elsewhere, remedy: str
+) -> ModuleConflictError:
     return ModuleConflictError(
-        f"{release} brings the module {name!r}, which this process has from {other.where}",
+        f"{release} brings the {kind} {name!r}, which this process has from {other.where}",
         remedy=remedy,
-        module=name,
         where=other.where,
         plugin=str(release.plugin),
+        **{kind: name},
     )
 
 
@@ -109,6 +142,32 @@ def dist_infos(tree: Tree, root: str) -> Iterator[tuple[str, str]]:
         stem, dot, _ = entry.rpartition(".dist-info")
         if dot and entry.endswith(".dist-info") and tree.is_directory(join(root, entry)):
             yield canonicalize_name(stem.partition("-")[0]), join(root, entry)
+
+
+def usable_distributions(tree: Tree, root: str) -> dict[str, str]:
+    """The dist-info directories, by normalised name, that `importlib.metadata` can make sense of.
+
+    Such a one has the name in its METADATA too, and a version: of others `entry_points` would
+    raise, for the whole process, or believe another's name.
+    """
+    return {
+        name: directory
+        for name, directory in dist_infos(tree, root)
+        if is_normalized_name(name) and _says_name_and_version(tree, directory, name)
+    }
+
+
+def _says_name_and_version(tree: Tree, directory: str, name: str) -> bool:
+    from email.parser import HeaderParser  # noqa: PLC0415 - slow, and few releases need it
+
+    if not tree.is_file(path := join(directory, "METADATA")):
+        return False
+    headers = HeaderParser().parsestr(tree.read(path).decode(errors="replace"))
+    try:
+        Version(headers.get("Version", ""))
+    except InvalidVersion:
+        return False
+    return canonicalize_name(headers.get("Name", "")) == name
 
 
 def vendored_modules(tree: Tree, root: str, brought: Contents) -> dict[str, str]:
@@ -125,7 +184,8 @@ def vendored_modules(tree: Tree, root: str, brought: Contents) -> dict[str, str]
         paths, top_levels = set[str](), set[str]()
         if tree.is_file(record := join(directory, "RECORD")):
             rows = csv.reader(tree.read(record).decode(errors="replace").splitlines())
-            paths = {join(root, _INSTALL_SCHEME.sub("", row[0], count=1)) for row in rows if row}
+            with contextlib.suppress(csv.Error):  # what cannot be read installed nothing
+                paths = {join(root, _INSTALL_SCHEME.sub("", r[0], count=1)) for r in rows if r}
         elif tree.is_file(listing := join(directory, "top_level.txt")):
             top_levels = set(tree.read(listing).decode(errors="replace").split())
         for name, path in brought.modules.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from packaging.version import Version
 
-from plugin_manager.errors import RefusedError
+from plugin_manager.errors import CorruptError, RefusedError
 from plugin_manager.loader._finder import FINDER, Source
 from plugin_manager.loader._modules import contents
-from plugin_manager.loader._names import vendored_modules
+from plugin_manager.loader._names import usable_distributions, vendored_modules
 from plugin_manager.loader._tree import Tree
 from plugin_manager.manifest import About, Manifest
 from plugin_manager.model import PluginName, Release
@@ -29,17 +31,45 @@ def load(manifest: Manifest, directory: Path) -> LoadedPlugin:
     """The release in `directory`, all its files verified now, its modules ready to be imported.
 
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
-    that is not as signed, and ModuleConflictError where the release brings a module that this
-    process has already, both before anything has changed. Threads may load at the same time.
+    that is not as signed, or `directory` where it is not a directory itself, and
+    ModuleConflictError where the release brings a module or a distribution that this process has
+    already, both before anything has changed. Threads may load at the same time.
     """
+    _check_directory(manifest, directory)
     # Resolved, so that a module's place is the same in whatever way the host spells the store.
-    tree = Tree(manifest, directory.resolve())
+    # Not by Path.resolve, which raises RuntimeError for links in a circle.
+    tree = Tree(manifest, Path(os.path.realpath(directory)))
     tree.verify()
     root = manifest.python.root
     brought = contents(tree, root)
-    source = Source(tree, root, brought, vendored_modules(tree, root, brought))
+    source = Source(
+        tree,
+        root,
+        brought,
+        vendored_modules(tree, root, brought),
+        usable_distributions(tree, root),
+    )
     FINDER.add(source)
     return LoadedPlugin(source)
+
+
+def _check_directory(manifest: Manifest, directory: Path) -> None:
+    """Raise CorruptError where `directory` is a link, which leads out of the store, or a file."""
+    try:
+        if stat.S_ISDIR(directory.lstat().st_mode):
+            return
+        what = "is not a directory"
+    except FileNotFoundError:
+        return  # every file is missing then, and named
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    release = manifest.release
+    raise CorruptError(
+        f"{directory}, the place of {release}, {what}",
+        paths=(str(directory),),
+        remedy=f"Run 'pluginctl repair {release.plugin}'.",
+        plugin=str(release.plugin),
+    )
 
 
 class LoadedPlugin:

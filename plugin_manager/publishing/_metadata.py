@@ -38,6 +38,7 @@ from plugin_manager.errors import (
     RefusedError,
     UntrustedError,
 )
+from plugin_manager.model import publisher_role
 from plugin_manager.publishing._configuration import TOP_LEVEL, Configuration
 from plugin_manager.publishing._keys import KeyRing, SigningKey
 

@@ -138,8 +138,9 @@ def _parse_tag(text: str) -> str:
 def read_directory(source: Path, *, platform: Platform | None = None) -> Payload:
     """What the directory `source` describes; its files stay where they are.
 
-    Raises NotFoundError where it, or its plugin.toml, is not there, InvalidInputError for everything else that is
-    wrong with it: all faults of plugin.toml together, then all those of the files together.
+    Raises NotFoundError where it, or its plugin.toml, is not there, InvalidInputError for
+    everything else that is wrong with it: all faults of plugin.toml together, then all those of
+    the files together.
     """
     path = source / PLUGIN_FILE
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from contextlib import suppress
 
 from attrs import evolve
 from packaging.specifiers import SpecifierSet
@@ -30,15 +30,22 @@ from plugin_manager.resolver._search import search
 __all__ = ["explained"]
 
 _MOST_REASONS = 10
+_MOST_CLAUSES = 8
 
 
-def explained(situation: Situation) -> ConflictError | IncompatibleHostError:
-    """The error that says why `situation` has no solution."""
+def explained(
+    situation: Situation, conflicts: list[list[Requirement]]
+) -> ConflictError | IncompatibleHostError:
+    """The error that says why `situation` has no solution; `conflicts` are what its search met."""
+    if situation.listings.all_fit:
+        return _conflict(situation, situation, conflicts)
     imagined = evolve(situation, heed_host=False)
     try:
         found = search(imagined)
     except ImpossibleError as impossible:
         return _conflict(situation, imagined, impossible.conflicts)
+    except ConflictError:
+        return _unexplained()  # that there is no set is certain all the same
     culprits = [entry for entry in found.values() if not situation.listings.fits(entry)]
     return _incompatible(situation, found, culprits) if culprits else _unexplained()
 
@@ -55,7 +62,11 @@ def _incompatible(
     """The error that names the `culprits`, which do not fit the host, in the set `imagined`."""
     # An installed release that does not fit is hardly the cause, unless there is no other.
     culprits.sort(key=lambda entry: (situation.is_installed(entry), entry.release))
-    found = [(entry, misfit) for entry in culprits for misfit in situation.listings.misfits(entry)]
+    found = [
+        (entry, misfit)
+        for entry in culprits[:_MOST_REASONS]
+        for misfit in situation.listings.misfits(entry)
+    ]
     reasons = tuple(
         f"{_why_wanted(situation, imagined, entry)}{named(entry)} {misfit}"
         for entry, misfit in found
@@ -91,12 +102,13 @@ def _conflict(
 ) -> ConflictError:
     """The error for a search that fails in `imagined` too, where the host is out of question."""
     sentences: dict[str, list[str]] = {}
-    for requirements in conflicts:
-        told = _told(imagined, requirements)
-        if told is not None:
-            sentences.setdefault(*told)
-        if len(sentences) == _MOST_REASONS:
-            break
+    with suppress(ConflictError):  # too entangled to tell more
+        for requirements in conflicts:
+            told = _told(imagined, requirements)
+            if told is not None:
+                sentences.setdefault(*told)
+            if len(sentences) == _MOST_REASONS:
+                break
     if not sentences:
         return _unexplained()
     message, ways_out = next(iter(sentences.items()))
@@ -118,20 +130,43 @@ def _told(
     plugin = requirements[0].plugin
     free = evolve(situation, fixed={})
     relevant = sorted(
-        {one for one in requirements if one.source is not Origin.INSTALLED},
-        key=lambda one: (_order(situation, one), str(one), str(one.source)),
+        (one for one in requirements if one.source is not Origin.INSTALLED),
+        key=lambda one: (_order(situation, one), str(one), _said_by(one)),
     )
-    is_fixed = plugin in situation.fixed
-    # The fewest that cannot be met together tell it best.
-    for count in range(1, len(relevant) + 1):
-        for some in combinations(relevant, count):
-            if not free.candidates(plugin, some):
-                return _sentence(situation, plugin, some, held=False)
-        if is_fixed:
-            for some in combinations(relevant, count):
-                if not situation.candidates(plugin, some):
-                    return _sentence(situation, plugin, some, held=True)
+    some = _fewest(free, plugin, relevant)
+    if some:
+        return _sentence(situation, plugin, some, held=False)
+    if plugin in situation.fixed:
+        some = _fewest(situation, plugin, relevant)
+        if some:
+            return _sentence(situation, plugin, some, held=True)
     return None
+
+
+def _fewest(
+    situation: Situation, plugin: PluginName, requirements: Sequence[Requirement]
+) -> list[Requirement]:
+    """Some of `requirements` that no release meets together, each of them needed for that.
+
+    One that is impossible alone, or else the earliest; empty where some release meets all. Asks
+    no more than twice per requirement: the very fewest would be among all subsets.
+    """
+    for one in requirements:
+        if not situation.candidates(plugin, [one]):
+            return [one]
+    needed = list(requirements)
+    if situation.candidates(plugin, needed):
+        return []
+    for one in reversed(requirements):
+        others = [other for other in needed if other is not one]
+        if not situation.candidates(plugin, others):
+            needed = others
+    return needed
+
+
+def _said_by(requirement: Requirement) -> str:
+    source = requirement.source
+    return named(source) if isinstance(source, CatalogueEntry) else ""
 
 
 def _order(situation: Situation, requirement: Requirement) -> int:
@@ -147,7 +182,7 @@ def _sentence(
     asked = {request.plugin for request in situation.asked}
     clauses = []
     ways_out = []
-    for requirement in some:
+    for requirement in some[:_MOST_CLAUSES]:
         source = requirement.source
         if isinstance(source, CatalogueEntry):
             clauses.append(f"{named(source)} needs {requirement}")
@@ -155,12 +190,12 @@ def _sentence(
                 ways_out.append(f"uninstall {source.release.plugin}")
         else:
             clauses.append(f"{requirement} was asked for")
-    listed = [entry for entry in situation.listings.entries(plugin) if not is_stand_in(entry)]
-    matching = [
-        entry
-        for entry in listed
-        if all(holds(requirement.specifier, entry.release.version) for requirement in some)
-    ]
+    if len(some) > _MOST_CLAUSES:
+        clauses.append(f"there are {len(some) - _MOST_CLAUSES} more requirements of {plugin}")
+    listings = situation.listings
+    listed = [one for one in listings.listing(plugin).newest_first if not is_stand_in(one)]
+    meeting = [listings.meeting(requirement) for requirement in some]
+    matching = [entry for entry in listed if all(listings.contains(m, entry) for m in meeting)]
     if held:
         clauses.append(f"{plugin} is held at {situation.fixed[plugin].version}")
         ways_out.append(f"run 'pluginctl unhold {plugin}'")
@@ -202,7 +237,7 @@ def _others(situation: Situation) -> list[str]:
             continue
         wanted = [
             entry.release.version
-            for entry in situation.listings.entries(request.plugin)
+            for entry in situation.listings.listing(request.plugin).newest_first
             if holds(request.specifier, entry.release.version)
         ]
         below = wanted and version < min(wanted)

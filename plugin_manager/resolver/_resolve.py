@@ -49,17 +49,16 @@ def resolve(
     for request in asked:
         if request.plugin in fixed:
             _refuse_held(request, fixed[request.plugin])
+    moving = frozenset(request.plugin for request in asked) | frozenset(upgrade)
     situation = Situation(
         asked=asked,
-        installed=installed,
         fixed=fixed,
-        moving=frozenset(request.plugin for request in asked) | frozenset(upgrade),
-        listings=Listings(catalogue, installed, host),
+        listings=Listings(catalogue, installed, moving, host),
     )
     try:
         found = search(situation)
-    except ImpossibleError:
-        raise explained(situation) from None
+    except ImpossibleError as impossible:
+        raise explained(situation, impossible.conflicts) from None
     found = preferred(situation, found)
     return {plugin: found[plugin] for plugin in sorted(found)}
 

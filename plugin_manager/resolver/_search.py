@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from attrs import evolve
-from packaging.specifiers import SpecifierSet
 from resolvelib.resolvers import Resolution, ResolutionImpossible, ResolutionTooDeep
 
 from plugin_manager.catalogue import CatalogueEntry
@@ -19,17 +18,17 @@ from plugin_manager.model import (
 from plugin_manager.resolver._rules import (
     Conflicts,
     ImpossibleError,
-    Origin,
     Provider,
     Requirement,
     Situation,
+    too_entangled,
 )
 
 __all__ = ["preferred", "search"]
 
 MAX_ROUNDS = 5_000
-"""A search that takes more steps is given up: catalogues come from many hands, and could be made
-to be searched for ever. Real ones take as many steps as there are plugins, and a few."""
+"""A search that takes more steps is given up. Real ones take as many as there are plugins, and a
+few."""
 
 MAX_TRIES = 200
 """How many searches may be spent on bettering a set that already meets everything."""
@@ -38,13 +37,7 @@ MAX_TRIES = 200
 def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
     """A set that meets everything; raises ImpossibleError, or ConflictError when it gives up."""
     conflicts = Conflicts()
-    roots = [
-        *situation.asked,
-        *(
-            Requirement(plugin, SpecifierSet(), Origin.INSTALLED)
-            for plugin in sorted(situation.installed)
-        ),
-    ]
+    roots = [*situation.asked, *situation.listings.presence.values()]
     while True:
         try:
             # Not resolvelib's Resolver: it recurses for ever over a circle that a pin cut off.
@@ -53,10 +46,7 @@ def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
             last = [information.requirement for information in error.causes]
             raise ImpossibleError([*conflicts.found, last]) from error
         except ResolutionTooDeep as error:
-            raise ConflictError(
-                f"no set of releases was found in {MAX_ROUNDS} steps",
-                remedy="Ask for exact versions, such as 'acme/maps==2.1'.",
-            ) from error
+            raise too_entangled() from error
         found, strays = _needed(situation, state.mapping, roots)
         if not strays:
             return found
@@ -80,7 +70,7 @@ def _needed(
         plugin = requirement.plugin
         entry = pinned[plugin]
         if plugin not in wishes and situation.usable(entry):
-            waiting += (Requirement(r.plugin, r.specifier, entry) for r in entry.requirements)
+            waiting += situation.listings.requirements(entry)
         wishes.setdefault(plugin, []).append(requirement)
     strays = frozenset(
         pinned[plugin].release
@@ -100,10 +90,11 @@ def preferred(
     search was lucky, as it mostly is, that costs nothing.
     """
     asked = [request.plugin for request in situation.asked]
-    upgraded = sorted(situation.moving.intersection(situation.installed))
+    listings = situation.listings
+    upgraded = sorted(listings.moving.intersection(listings.installed))
     decided = dict(situation.fixed)
     tries = MAX_TRIES
-    for plugin in dict.fromkeys([*asked, *upgraded, *sorted(situation.installed)]):
+    for plugin in dict.fromkeys([*asked, *upgraded, *listings.presence]):
         for entry in situation.preferences(plugin):
             if entry == found[plugin] or tries == 0:
                 break

@@ -217,11 +217,7 @@ class Chain:
 
 def _exactly_one_publisher(role: DelegatedRole) -> bool:
     publisher = role_publisher(role.name)
-    return (
-        publisher is not None
-        and role.terminating is True
-        and role.paths == [f"{publisher}/*/*"]
-    )
+    return publisher is not None and role.terminating is True and role.paths == [f"{publisher}/*/*"]
 
 
 def _listed(snapshot: Snapshot, name: str, place: str) -> MetaFile:

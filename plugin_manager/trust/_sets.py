@@ -71,7 +71,7 @@ def own_directory(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove `path` with what it holds, as far as that can be; what is no directory is set aside."""
+    """Remove `path` with what it holds, as far as can be; what is no directory is set aside."""
     if is_real_directory(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):

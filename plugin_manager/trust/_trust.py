@@ -17,8 +17,14 @@ from plugin_manager.errors import (
     PluginManagerError,
     UntrustedError,
 )
-from plugin_manager.model import PluginName, Release, utc_text
-from plugin_manager.trust._sets import SetGoneError, Sets, StoredSet, own_directory, remove_directory
+from plugin_manager.model import PluginName, Release, publisher_role, utc_text
+from plugin_manager.trust._sets import (
+    SetGoneError,
+    Sets,
+    StoredSet,
+    own_directory,
+    remove_directory,
+)
 from plugin_manager.trust._values import (
     SNAPSHOT,
     TARGETS,

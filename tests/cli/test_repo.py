@@ -90,6 +90,9 @@ def test_from_nothing_to_a_withdrawn_release(shell: Shell, tmp_path: Path) -> No
         None,
     ]
     assert "blocked: Leaks." in shell.run("status", *at).stdout
+    yank = ("withdraw", "acme/maps==1.0", "--yank", "--reason", "It did not.", *at)
+    assert "--unblock" in shell.json(*yank, expect=7)["error"]["remedy"]
+    assert shell.json(*yank, "--unblock")["kind"] == "yanked"
     assert [role["name"] for role in shell.json("refresh", *at)["roles"]] == ["timestamp"]
 
 
@@ -147,7 +150,7 @@ def test_the_passphrase_may_come_from_a_file(shell: Shell, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["publish", "nowhere"], 4, "nowhere has no plugin.toml"),
+        (["publish", "nowhere"], 4, "nowhere does not exist"),
         (["publish", "x.whl", "--publisher", "acme"], 3, "x.whl: is not the file name of a wheel"),
         (["publish"], 2, "Missing argument"),
         (["publish", "s", "--platform", "x"], 3, "'x' is not a platform"),
@@ -162,7 +165,11 @@ def test_the_passphrase_may_come_from_a_file(shell: Shell, tmp_path: Path) -> No
         (["key", "retire", "root", "zz"], 4, "has 0 keys"),
         (["init", "."], 7, "holds a repository already"),
         (["status", "--directory", "none"], 4, "is not a repository"),
+        (["withdraw", "acme/maps==1.0", "--block", "--unblock", "--reason", "r"], 2, "--yank"),
         (["serve", "none"], 4, "there is no directory"),
+        (["serve", "keys"], 4, "keys is not a repository"),
+        (["status", "--passphrase-file", "x"], 2, "No such option"),
+        (["key", "show", "--passphrase-file", "x"], 2, "No such option"),
     ],
 )
 def test_what_goes_wrong_is_said_with_its_code_and_changes_nothing(

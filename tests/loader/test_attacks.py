@@ -115,6 +115,35 @@ def test_a_release_that_is_not_there_is_corrupt(tmp_path):
         load(manifest, tmp_path / "b")
 
 
+@pytest.mark.parametrize("kind", ["link", "loop", "dangling", "file", "FIFO", "below a loop"])
+def test_a_release_directory_that_is_none_is_corrupt_and_named(tmp_path, kind):
+    manifest, real = make_release(tmp_path / "elsewhere", {"demo.py": GOOD})
+    place = tmp_path / "releases" / "1.0"
+    place.parent.mkdir()
+    if kind == "link":
+        place.symlink_to(real)  # the signed content, but outside the store
+    elif kind == "loop":
+        place.symlink_to(place)
+    elif kind == "dangling":
+        place.symlink_to("nowhere")
+    elif kind == "file":
+        place.write_text("a file")
+    elif kind == "FIFO":
+        os.mkfifo(place)
+    else:
+        place.parent.rmdir()
+        place.parent.symlink_to(place.parent)
+    with pytest.raises(CorruptError) as caught:
+        load(manifest, place)
+    assert caught.value.paths == (str(place),)
+    assert str(place) in str(caught.value)
+    assert "pluginctl repair acme/demo" in caught.value.remedy
+
+
+def test_control_the_directory_itself_loads(loading):
+    assert loading({"demo.py": GOOD}).import_module("demo").kind == "good"
+
+
 # --- what changes afterwards --------------------------------------------------------------------
 
 

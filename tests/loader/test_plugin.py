@@ -176,10 +176,10 @@ def test_another_version_can_follow_in_the_same_process(loading):
 
 
 def test_a_store_behind_a_link_is_the_same_place(tmp_path):
-    manifest, place = make_release(tmp_path / "store", PACKAGE)
+    manifest, place = make_release(tmp_path / "store" / "release", PACKAGE)
     (tmp_path / "link").symlink_to("store")
     (place / "demo" / "dropped.py").write_text("raise SystemExit")
-    with load(manifest, tmp_path / "link") as plugin:
+    with load(manifest, tmp_path / "link" / "release") as plugin:
         demo = plugin.import_module("demo")
         assert demo.__file__ == str(place.resolve() / "demo" / "__init__.py")
         listed = pkgutil.iter_modules([str(Path(demo.__file__).resolve().parent)])

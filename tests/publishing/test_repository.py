@@ -36,7 +36,7 @@ from plugin_manager.errors import (
     StoreAccessError,
     UntrustedError,
 )
-from plugin_manager.model import PluginName, WithdrawalKind, parse_version
+from plugin_manager.model import Platform, PluginName, WithdrawalKind, parse_version
 from plugin_manager.publishing import (
     Repository,
     SigningKey,
@@ -330,6 +330,51 @@ def test_one_version_for_several_platforms(repository: Repository, tmp_path: Pat
     assert len(withdrawn) == 2
 
 
+LONG = """\
+[plugin]
+name = "acme/{}"
+version = "{}"
+platform = "py3-none-{}"
+"""
+
+
+def long_names(length: int) -> str:
+    """A plugin.toml whose bundle is served under a name of `length` characters."""
+    platform = "w" * (length - 64 - len(f".-{'p' * 64}-{'v' * 64}py3-none-.tar.zst"))
+    return LONG.format("p" * 64, f"1.0+{'v' * 60}", platform)
+
+
+def test_the_longest_file_name_is_published(repository: Repository, tmp_path: Path) -> None:
+    source = make_plugin(tmp_path / "s", {"a": "x"}, toml=long_names(255))
+    published = repository.publish(source)
+    assert len(bundle_file(repository, published).name) == 255
+    assert bundle_file(repository, published).exists()
+
+
+def test_another_spelling_of_a_published_version_is_refused(
+    repository: Repository, client: Client, tmp_path: Path
+) -> None:
+    repository.publish(plugin(tmp_path))
+    before = snapshot(repository.directory)
+    with pytest.raises(RefusedError, match=r"maps 1\.0\.0 is the same version as acme/maps 1\.0"):
+        repository.publish(plugin(tmp_path, "1.0.0"))
+    assert snapshot(repository.directory) == before
+    assert client.versions() == ["1.0"]
+
+
+def test_control_two_spellings_of_a_version_would_break_the_catalogue(
+    repository: Repository,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_repository, "_check_spelling", lambda catalogue, release: None)
+    repository.publish(plugin(tmp_path))
+    repository.publish(plugin(tmp_path, "1.0.0"))
+    with pytest.raises(InvalidInputError, match="is listed twice"):
+        client.catalogue()
+
+
 def sources_that_are_refused() -> list[tuple[str, Callable[[Path], Any], type, str]]:
     def module(name: str) -> Callable[[Path], Any]:
         return lambda directory: {"source": make_plugin(directory / "s", {name: "x = 1\n"})}
@@ -367,7 +412,8 @@ def sources_that_are_refused() -> list[tuple[str, Callable[[Path], Any], type, s
          InvalidInputError, "only a wheel"),
         ("platform", lambda d: {"source": plugin(d), "platform": "win"},
          InvalidInputError, "'win' is not a platform"),
-        ("nothing", lambda d: {"source": d / "none"}, NotFoundError, "has no plugin.toml"),
+        ("nothing", lambda d: {"source": d / "none"}, NotFoundError, "none does not exist"),
+        ("long name", toml(long_names(256)), InvalidInputError, "would have 256 characters"),
     ]  # fmt: skip
 
 
@@ -415,6 +461,26 @@ def test_a_withdrawal_reaches_clients_with_its_reason(
     assert first.withdrawal is not None
     assert (first.withdrawal.kind, first.withdrawal.reason) == (BLOCKED, "Leaks.")
     assert second.withdrawal is None
+
+
+def test_a_blocked_release_is_unblocked_only_on_purpose(
+    repository: Repository, client: Client, tmp_path: Path
+) -> None:
+    source = plugin(tmp_path)
+    for platform in ("py3-none-win_amd64", "py3-none-manylinux_2_17_x86_64"):
+        repository.publish(source, platform=platform)
+    version, blocked = parse_version("1.0"), Platform.parse("py3-none-win_amd64")
+    repository.withdraw(MAPS, version, BLOCKED, "Leaks.", platform=blocked)
+    repository.withdraw(MAPS, version, BLOCKED, "Leaks much.", platform=blocked)
+    before = snapshot(repository.directory)
+    with pytest.raises(RefusedError, match=r"\(py3-none-win_amd64\) is blocked") as caught:
+        repository.withdraw(MAPS, version, YANKED, "Wrong.")
+    assert "--unblock" in caught.value.remedy
+    assert snapshot(repository.directory) == before
+    repository.withdraw(MAPS, version, YANKED, "It does not leak.", unblock=True)
+    catalogue = client.catalogue()
+    assert catalogue is not None
+    assert [entry.yanked for entry in catalogue.entries] == [True, True]
 
 
 @pytest.mark.parametrize(

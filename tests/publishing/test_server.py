@@ -25,6 +25,8 @@ def root(tmp_path: Path) -> Path:
     (public / "sub" / "file+1!.zst").write_bytes(BODY)
     (public / "empty").write_bytes(b"")
     (public / "x.json").write_text("{}")
+    (public / "metadata").mkdir()
+    (public / "metadata" / "timestamp.json").write_text("{}")
     (public / "out").symlink_to(tmp_path / "secret")
     return public
 
@@ -188,6 +190,14 @@ def test_a_taken_port_and_a_missing_directory_are_clear_errors(
     server: DevelopmentServer, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match="cannot listen on"):
-        serve(tmp_path, server.port)
+        serve(tmp_path / "public", server.port)
     with pytest.raises(NotFoundError):
         serve(tmp_path / "none")
+
+
+def test_a_directory_that_is_no_repository_is_not_served(root: Path) -> None:
+    for directory in (root.parent, root / "sub"):
+        with pytest.raises(NotFoundError, match="is not a repository") as caught:
+            serve(directory)
+        assert "repo init" in caught.value.remedy
+    serve(root).close()

@@ -237,12 +237,23 @@ def test_a_path_that_names_nothing_is_a_fault_of_plugin_toml(
 
 
 def test_a_directory_without_plugin_toml_is_refused(tmp_path: Path) -> None:
-    for source in (tmp_path, tmp_path / "none"):
-        with pytest.raises(NotFoundError, match=r"has no plugin\.toml"):
-            read_directory(source)
+    with pytest.raises(NotFoundError, match=r"has no plugin\.toml"):
+        read_directory(tmp_path)
+    with pytest.raises(NotFoundError, match="none does not exist"):
+        read_directory(tmp_path / "none")
 
 
 def test_a_plugin_toml_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plugin.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(PluginManagerError, match="is not UTF-8"):
         read_directory(tmp_path)
+
+
+def test_a_plugin_toml_is_read_up_to_a_bound(tmp_path: Path) -> None:
+    toml = PLUGIN.format(version="1.0")
+    source = make_plugin(tmp_path, {"a": b"x"}, toml=toml.ljust(1024 * 1024, "\n"))
+    assert str(read_directory(source).release) == "acme/maps 1.0"
+    make_plugin(tmp_path, {}, toml=toml.ljust(1024 * 1024 + 1, "\n"))
+    with pytest.raises(InvalidInputError, match="is larger than 1048576 bytes") as caught:
+        read_directory(source)
+    assert caught.value.remedy

@@ -16,7 +16,7 @@ from tests.publishing.helpers import make_wheel
 def payload(wheel: Path, tmp_path: Path, **options: object) -> Payload:
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
-    return read_wheel_source(wheel, work, publisher="acme", **options)  # type: ignore[arg-type]
+    return read_wheel_source(wheel, work, publisher="acme", **options)  # type: ignore[arg-type]  # options of several types
 
 
 @pytest.fixture

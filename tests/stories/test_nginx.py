@@ -5,34 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from pathlib import Path
 
-import pytest
-
-from tests import nginx
-from tests.cli.test_client import Command
+from tests.cli.test_client import Command, allocated_bytes
+from tests.nginx import bundle_bytes, needs_nginx, nginx
 from tests.world import World
-
-pytestmark = [
-    pytest.mark.nginx,
-    pytest.mark.skipif(nginx.binary() is None, reason="nginx is not installed"),
-]
 
 SIZE = 40_000_000
 
 
-def bundle_bytes(log: Path) -> int:
-    """The bytes of bundles that nginx sent, after a moment for it to write them down."""
-    time.sleep(0.3)
-    lines = [line.split() for line in log.read_text().splitlines() if ".tar.zst" in line]
-    return sum(int(line[9]) for line in lines)
-
-
+@needs_nginx
 def test_a_life_from_nginx(world: World) -> None:
     pluginctl = Command(world)
     files = {"weights.bin": os.urandom(SIZE), "labels.txt": "one\ntwo\n"}
     world.publish("globex/model 1.0", files)
-    with nginx.nginx(world.repository.public) as (world.base_url, log):
+    with nginx(world.repository.public) as (world.base_url, log):
         pluginctl("install", "globex/model")
         first = bundle_bytes(log)
         world.publish("globex/model 1.1", {**files, "labels.txt": "one\ntwo\nthree\n"})
@@ -47,27 +33,23 @@ def test_a_life_from_nginx(world: World) -> None:
     }  # fmt: skip
 
 
+@needs_nginx
 def test_a_killed_install_goes_on_where_it_was(world: World) -> None:
     pluginctl = Command(world)
     published = world.publish("globex/model 1.0", {"weights.bin": os.urandom(SIZE)})
-    with nginx.nginx(world.repository.public, "limit_rate 15m;") as (world.base_url, _):
+    with nginx(world.repository.public, "limit_rate 15m;") as (world.base_url, _):
         environment = {**pluginctl.environment, "PLUGINCTL_REPOSITORY": world.base_url}
         process = subprocess.Popen(pluginctl.arguments("install", "globex/model"), env=environment)
         staging = world.directory / "store/staging"
-        while _blocks(staging) < SIZE // 4:
+        while allocated_bytes(staging) < SIZE // 4:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         process.kill()
         process.wait()
         assert pluginctl.json("list") == []
-    kept = _blocks(staging)
-    with nginx.nginx(world.repository.public) as (world.base_url, log):
+    kept = allocated_bytes(staging)
+    with nginx(world.repository.public) as (world.base_url, log):
         pluginctl("install", "globex/model")
         again = bundle_bytes(log)
     assert again <= published.length - kept + 3_000_000
     assert pluginctl.json("verify")["good"] is True
-
-
-def _blocks(directory: Path) -> int:
-    """The bytes that are really allocated below `directory`: holes do not count."""
-    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())

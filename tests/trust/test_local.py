@@ -317,7 +317,7 @@ def test_control_flip_would_pass_without_digests(repository, trust, monkeypatch)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(CorruptError, match=r"snapshot\.json is damaged"):
         answers(repository, trust)
-    unchecked = lambda self, name: (self.directory / name).read_bytes()  # noqa: E731
+    unchecked = lambda self, name: (self.directory / name).read_bytes()  # noqa: E731 - it stands in once
     monkeypatch.setattr(StoredSet, "read", unchecked)
     assert answers(repository, trust)
 

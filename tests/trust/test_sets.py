@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from plugin_manager.errors import NotFoundError
+from plugin_manager.durable import TEMPORARY_PREFIX
+from plugin_manager.errors import CorruptError, NotFoundError
+from plugin_manager.model import PluginName
+from plugin_manager.trust import _sets
 from plugin_manager.trust._sets import Sets
+from tests.trust.repository import Repository, update
 
+MAPS = PluginName.parse("acme/maps")
 PROJECT = Path(__file__).parents[2]
 
 
@@ -188,4 +196,118 @@ def test_numbers_are_never_used_again_while_a_reader_may_know_them(tmp_path):
     (tmp_path / "sets" / ("9" * 30)).mkdir()  # planted: later numbers must stay readable
     sets.commit({"timestamp.json": b"later"})
     assert sets.current().intact() == {"timestamp.json": b"later"}
-    assert sorted(path.name for path in (tmp_path / "sets").iterdir()) == ["10", "4"]
+    assert sets_of(tmp_path) == ["10", "4", "9" * 30]
+
+
+def test_numbers_at_the_end_of_what_the_pointer_holds_stay_usable(tmp_path):
+    sets = Sets(tmp_path)
+    for digits in (17, 18):
+        (tmp_path / "sets" / ("9" * digits)).mkdir(parents=True)
+    (tmp_path / "sets" / "7").write_text("a file")
+    for number in range(4):
+        files = {"timestamp.json": str(number).encode()}
+        sets.commit(files)
+        assert Sets(tmp_path).current().intact() == files
+    assert len([name for name in sets_of(tmp_path) if not name.startswith(TEMPORARY_PREFIX)]) == 2
+
+
+# --- somebody else's things in the place of ours --------------------------------------------------
+
+
+def sets_of(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / "sets").iterdir())
+
+
+def tree(directory: Path) -> dict[str, str | None]:
+    return {
+        str(path.relative_to(directory)): path.read_text() if path.is_file() else None
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A directory with what matters to somebody, also under names as ours."""
+    for name in ("documents", "1", "2", "7", "staging", "sets/1", "sets/photos", "root_history"):
+        (tmp_path / "victim" / name).mkdir(parents=True)
+        (tmp_path / "victim" / name / "precious.txt").write_text(name)
+    (tmp_path / "victim" / "timestamp.json").write_text("precious")
+    return tmp_path / "victim"
+
+
+@pytest.fixture
+def repository():
+    repository = Repository("acme")
+    repository.add("acme/maps 1.0")
+    repository.publish()
+    return repository
+
+
+OWNED = [".", "sets", "staging", "sets/1", "sets/2", "current", "current.new"]
+
+
+def replace(path: Path, kind: str, victim: Path) -> None:
+    """Move what is at `path` away and put something else there."""
+    if os.path.lexists(path):
+        path.rename(path.with_name("moved-away"))
+    if kind == "link":
+        path.symlink_to(victim)
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "file":
+        path.write_text("precious file")
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        shutil.copytree(victim, path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and FIFOs")
+@pytest.mark.parametrize("kind", ["link", "loop", "file", "FIFO", "directory"])
+@pytest.mark.parametrize("place", OWNED)
+def test_what_stands_in_the_place_of_ours_is_set_aside(tmp_path, repository, victim, place, kind):
+    directory = tmp_path / "store" / "trust"
+    update(repository.trust(directory), "acme/maps")
+    before = tree(victim)
+    replace(directory / place, kind, victim)
+    with contextlib.suppress(CorruptError, NotFoundError):  # and nothing else, and no waiting
+        repository.trust(directory).local().catalogue(MAPS)
+    for _ in range(3):
+        update(repository.trust(directory), "acme/maps")
+        assert repository.trust(directory).local().catalogue(MAPS).entries
+        repository.publish()
+    assert tree(victim) == before
+    for path in (directory, directory / "sets"):
+        assert path.is_dir()
+        assert not path.is_symlink()
+    if kind == "directory" and place in {"current", "current.new"}:
+        (aside,) = directory.glob(f"{TEMPORARY_PREFIX}*")
+        assert tree(aside) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and FIFOs")
+@pytest.mark.parametrize("kind", ["link", "loop", "FIFO", "directory"])
+@pytest.mark.parametrize("place", ["sets/1/timestamp.json", "sets/1/SHA256SUMS", "current"])
+def test_reading_names_what_is_no_file(tmp_path, repository, victim, place, kind):
+    directory = tmp_path / "trust"
+    update(repository.trust(directory), "acme/maps")
+    replace(directory / place, kind, victim)
+    with pytest.raises(CorruptError) as caught:
+        repository.trust(directory).local()
+    assert caught.value.paths == (str(directory / place),)
+    assert caught.value.remedy == "Run 'pluginctl update'."
+
+
+def test_control_removing_without_looking_empties_a_links_target(tmp_path, victim, monkeypatch):
+    def remove_all_but(self, kept):
+        for path in self._sets.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    monkeypatch.setattr(Sets, "_remove_all_but", remove_all_but)
+    monkeypatch.setattr(_sets, "own_directory", lambda path: path.mkdir(exist_ok=True))
+    sets = Sets(tmp_path / "trust")
+    sets.directory.mkdir()
+    (sets.directory / "sets").symlink_to(victim)
+    sets.commit({"timestamp.json": b"one"})
+    assert not (victim / "documents").exists()

@@ -570,6 +570,6 @@ def test_full_disk_changes_nothing_and_says_so(repository, trust, monkeypatch):
 
 
 def test_place_that_cannot_be_written_is_named(repository, tmp_path):
-    (tmp_path / "trust").write_text("a file where the directory should be")
-    with pytest.raises(StoreAccessError, match="trust"):
-        update(repository.trust(tmp_path / "trust"))
+    (tmp_path / "store").write_text("a file where the directory should be")
+    with pytest.raises(StoreAccessError, match="store"):
+        update(repository.trust(tmp_path / "store" / "trust"))
