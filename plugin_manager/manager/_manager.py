@@ -503,6 +503,7 @@ class PluginManager:
         With none named, the store's own records too. Damage is reported, not raised.
         """
         try:
+            self._store.read_current()
             chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
             records = [] if names else self._store.damaged_generations()
         except CorruptError as error:
@@ -558,7 +559,7 @@ class PluginManager:
     def _repair_records(self) -> list[str]:
         records = []
         try:
-            self._store.current()
+            self._store.read_current()
         except CorruptError as error:
             records.append(error.message)
             self._store.recover_current(self._now())

@@ -67,6 +67,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock_of: tuple[int, FileLock] | None = None
+        self._read: tuple[bytes, Generation] | None = None
 
     @property
     def trust_directory(self) -> Path:
@@ -168,19 +169,38 @@ class Store:
         return self.directory / "generations" / f"{number}.json"
 
     def current(self) -> Generation:
-        """The current generation (the empty one in a new store); raises CorruptError."""
+        """The current generation (the empty one in a new store); raises CorruptError.
+
+        What this process has read before is not read again while `current` still names it: it
+        does so by digest.
+        """
+        pointer = self._pointer()
+        if self._read is None or self._read[0] != pointer:
+            self._read = pointer, self._read_current(pointer)
+        return self._read[1]
+
+    def read_current(self) -> Generation:
+        """The current generation as it is on the disk now; otherwise as `current`."""
+        return self._read_current(self._pointer())
+
+    def _pointer(self) -> bytes:
+        """The content of `current`; empty in a new store."""
         with disk_errors(self.directory):
             try:
-                data = read_regular(self._current_path, 4096)
+                return read_regular(self._current_path, 4096)
             except FileNotFoundError:
                 if not self._has_content():
-                    return EMPTY
+                    return b""
                 raise CorruptError(
                     "current is missing",
                     paths=("current",),
                     remedy="Run 'pluginctl repair' to go on from the newest good generation.",
                 ) from None
-        number, digest = _generations.parse_current(data, "current")
+
+    def _read_current(self, pointer: bytes) -> Generation:
+        if not pointer:
+            return EMPTY
+        number, digest = _generations.parse_current(pointer, "current")
         try:
             generation, found = self._read_generation(number)
         except NotFoundError as error:
@@ -189,7 +209,7 @@ class Store:
                 paths=(f"generations/{number}.json",),
                 remedy="Run 'pluginctl repair' to go on from the newest good generation.",
             ) from error
-        if _generations.render_current(number, found) != data:
+        if _generations.render_current(number, found) != pointer:
             raise CorruptError(
                 f"generations/{number}.json is not the one that current names ({digest[:16]}…)",
                 paths=(f"generations/{number}.json", "current"),
@@ -312,7 +332,7 @@ class Store:
         generation, or None where nothing was wrong.
         """
         try:
-            self.current()
+            self.read_current()
         except (CorruptError, NotFoundError):
             pass
         else:

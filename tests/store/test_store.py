@@ -256,9 +256,25 @@ def test_every_flipped_bit_of_current_and_generation_is_refused(store: Store) ->
                 bad[position] ^= 1 << bit
                 path.write_bytes(bad)
                 with pytest.raises((CorruptError, NotFoundError)):
-                    store.current()
+                    Store(store.directory).current()
         path.write_bytes(good)
+        assert Store(store.directory).current().number == 1
+
+
+def test_what_was_read_once_is_reused_only_while_current_names_it(store: Store) -> None:
+    with store.writing():
+        active, *_ = bring(store, make_bundle("acme/maps 1.0", {"a": b"a"}))
+        activate(store, active)
         assert store.current().number == 1
+        path = store.directory / "generations/1.json"
+        good = path.read_bytes()
+        path.write_bytes(b"{}")
+        assert store.current().number == 1, "verified in this process, and named by digest"
+        with pytest.raises(CorruptError):
+            store.read_current()
+        path.write_bytes(good)
+        Store(store.directory).activate({active.release.plugin: None}, "elsewhere", NOW)
+    assert store.current().number == 2
 
 
 def test_a_damaged_current_generation_is_recovered_from_the_newest_good_one(store: Store) -> None:
