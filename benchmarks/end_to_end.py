@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -199,9 +198,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.megabytes < 2:
         parser.error("--megabytes must be 2 or more: the package beside the data has 1 MB")
-    base = PROJECT / ".bench"
-    shutil.rmtree(base, ignore_errors=True)
-    base.mkdir()
+    (PROJECT / ".bench").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=PROJECT / ".bench") as base:
+        run_all(arguments, Path(base))
+
+
+def run_all(arguments: argparse.Namespace, base: Path) -> None:
     big = package("p_big", 50, 1, 20_000)
     rest = arguments.megabytes * 1_000_000 - sum(map(len, big.values()))
     big["p_big/model.bin"] = random.Random(2).randbytes(rest)
@@ -220,7 +222,6 @@ def main() -> None:
                 print(
                     f"| {title}: {what} | {our:.3f} s | {peer:.3f} s | {our / peer:.2f} | {name} |"
                 )
-    shutil.rmtree(base)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from plugin_manager.model import (
     Release,
     Withdrawal,
     WithdrawalKind,
+    one_line,
     parse_version,
     utc_text,
 )
@@ -36,6 +37,7 @@ from plugin_manager.model import (
 __all__ = ["Catalogue", "CatalogueEntry", "catalogue_path", "parse", "render"]
 
 FORMAT = 1
+MAX_REASON = 1_000  # characters
 MAX_CATALOGUE_BYTES = 16 * 1024 * 1024
 
 
@@ -67,7 +69,7 @@ class Catalogue:
     """All releases of a plugin, sorted by version, then platform."""
 
     plugin: PluginName
-    summary: str = ""
+    summary: str = field(default="", converter=one_line)
     entries: tuple[CatalogueEntry, ...] = ()
 
     def entry(self, release: Release) -> CatalogueEntry | None:
@@ -146,7 +148,7 @@ def _entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | No
     if "withdrawn" in document.value:
         table = document.table("withdrawn")
         kind = table.parsed("kind", _kind)
-        reason = table.text("reason")
+        reason = table.text("reason", longest=MAX_REASON)
         withdrawal = Withdrawal(kind, reason) if kind else None
     length = document.integer("length", least=1)
     content_length = document.integer("content_length")

@@ -43,6 +43,7 @@ from plugin_manager.model import (
     PluginName,
     PluginRequirement,
     Release,
+    one_line,
     parse_specifier,
     parse_version,
 )
@@ -65,8 +66,12 @@ CHUNK_DIGEST_BYTES = 32
 MAX_FRAME_BYTES = 1024 * 1024
 MAX_FRAME_OVERHEAD_BYTES = 64  # what storing adds to a frame's content is less
 MAX_FILES = 1_000_000
-MAX_CHUNKS = 16_000_000
-MAX_MANIFEST_BYTES = 1024 * 1024 * 1024
+MAX_CHUNKS = 1_500_000  # a chunk takes 44 bytes; files of 90 GiB at 64 KiB a chunk
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_DESCRIPTION = 100_000  # characters
+MAX_ITEMS = MAX_FILES + 100_000
+"""How much all lists and tables of a manifest may hold together, beside the paths mostly nothing:
+msgpack makes a dictionary of 64 bytes out of one byte."""
 
 TELL_PUBLISHER = "Tell the publisher, who signed it so."
 """The remedy where a signed document is malformed: nobody else can make a better one."""
@@ -97,10 +102,10 @@ class Chunk(NamedTuple):
 class About:
     """What people are told about a plugin. Written by publishers: escape before display."""
 
-    summary: str = ""
+    summary: str = field(default="", converter=one_line)
     description: str = ""
-    license: str = ""
-    homepage: str = ""
+    license: str = field(default="", converter=one_line)
+    homepage: str = field(default="", converter=one_line)
 
 
 @frozen
@@ -295,7 +300,7 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
     judge of a manifest is the signature above it.
     """
     try:
-        value: Any = msgpack.unpackb(data, strict_map_key=True, max_str_len=MAX_MANIFEST_BYTES)
+        value = _unpacked(data)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise InvalidInputError(
             f"{where}: is not msgpack ({error})", where=where, remedy=TELL_PUBLISHER
@@ -316,7 +321,7 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
     requirements, needs = parse_requires(requires)
     described = About(
         summary=about.text("summary", ""),
-        description=about.text("description", "", longest=100_000),
+        description=about.text("description", "", longest=MAX_DESCRIPTION),
         license=about.text("license", ""),
         homepage=about.text("homepage", ""),
     )
@@ -331,6 +336,34 @@ def parse(data: bytes, where: str = "manifest") -> Manifest:
         python=layout,
         files=files,
         columns=columns,
+    )
+
+
+def _unpacked(data: bytes) -> Any:
+    """The value in `data`; raises as msgpack does, also where it holds too many items."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    left = MAX_ITEMS
+
+    def counted(made: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(made)
+        if left < 0:
+            raise ValueError(f"holds more than {MAX_ITEMS} items")
+        return made
+
+    # Room for a list is taken when its length is read, so never for more than there are bytes.
+    most_items = min(MAX_FILES, len(data))
+    return msgpack.unpackb(
+        data,
+        strict_map_key=True,
+        object_hook=counted,
+        list_hook=counted,
+        max_array_len=most_items,
+        max_map_len=most_items,
+        max_str_len=4 * MAX_DESCRIPTION,
+        max_bin_len=MAX_CHUNKS * CHUNK_DIGEST_BYTES,
+        max_ext_len=0,
     )
 
 

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from math import prod
 from typing import Self
 
 from attrs import field, frozen
@@ -32,6 +33,7 @@ __all__ = [
     "Withdrawal",
     "WithdrawalKind",
     "bytecode_tag",
+    "one_line",
     "parse_specifier",
     "parse_version",
     "publisher_role",
@@ -66,6 +68,7 @@ MAX_PATH_BYTES = 1024
 MAX_VERSION = 64  # characters: versions become parts of file names
 MAX_SPECIFIER = 1000
 MAX_PLATFORM = 150
+MAX_PLATFORM_TAGS = 200  # that three sets joined by dots may stand for
 
 
 @frozen(order=True, cache_hash=True)
@@ -169,7 +172,9 @@ class Platform(str):
     @classmethod
     def parse(cls, text: str) -> Platform:
         """The platform in `text`; raises InvalidInputError."""
-        if text != "any" and not (len(text) <= MAX_PLATFORM and _PLATFORM.fullmatch(text)):
+        fine = len(text) <= MAX_PLATFORM and _PLATFORM.fullmatch(text)
+        tags = prod(part.count(".") + 1 for part in text.split("-"))
+        if text != "any" and not (fine and tags <= MAX_PLATFORM_TAGS):
             raise InvalidInputError(
                 f"{text!r} is not a platform",
                 remedy="Write 'any' or a tag such as cp311-cp311-manylinux_2_17_x86_64.",
@@ -299,6 +304,14 @@ class Release:
         return f"{self.plugin} {self.version}{shown}"
 
 
+def one_line(text: str) -> str:
+    """`text` on one line, whatever white space or line break it holds.
+
+    Others' words are shown between ours: a line of their own would look like one of ours.
+    """
+    return " ".join(text.split())
+
+
 class WithdrawalKind(StrEnum):
     """How far a publisher withdrew a release."""
 
@@ -313,7 +326,7 @@ class Withdrawal:
     """A publisher's withdrawal of a release, with the reason it gives (shown to people)."""
 
     kind: WithdrawalKind
-    reason: str
+    reason: str = field(converter=one_line)
 
 
 @frozen(order=True)

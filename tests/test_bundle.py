@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from plugin_manager.bundle import (
     HEAD_MAGIC,
     HEAD_PREFIX,
+    MAX_HEAD_BYTES,
     SignedHead,
     decode_frame,
     encode_frame,
@@ -211,7 +212,7 @@ def test_a_changed_frame_yields_other_content_of_the_same_length_or_is_corrupt(d
 DIGEST = Digest("0" * 64)
 
 
-@given(st.integers(1, 256 * MIB))
+@given(st.integers(1, MAX_HEAD_BYTES))
 def test_what_is_signed_about_a_head_is_the_same_after_writing_and_reading(length):
     custom = {**render_custom(SignedHead(length, DIGEST)), "someone-else": 1}
     assert parse_custom(custom, "x", bundle_length=length) == SignedHead(length, DIGEST)
@@ -225,7 +226,10 @@ def test_what_is_signed_about_a_head_is_the_same_after_writing_and_reading(lengt
         ({"format": 2}, "format: this program reads 1"),
         ({"format": True}, "format: must be a whole number"),
         ({"head": None}, "head: must be a table"),
-        ({"head": {"length": 256 * MIB + 1, "sha256": DIGEST}}, "head.length: must be from 1 to"),
+        (
+            {"head": {"length": MAX_HEAD_BYTES + 1, "sha256": DIGEST}},
+            "head.length: must be from 1 to",
+        ),
         ({"head": {"length": 9, "sha256": "A" * 64}}, "head.sha256: 'AAA"),
     ],
 )
@@ -259,6 +263,22 @@ def test_a_small_frame_that_would_grow_thirtythousandfold_is_refused_before_memo
             decode_frame(BOMB, MIB)
 
     assert peak_bytes(attempt) < MIB
+
+
+def test_a_small_head_that_would_grow_to_a_large_manifest_is_refused_before_memory_is_taken():
+    def attempt():
+        with pytest.raises(InvalidInputError, match="manifest cannot be decoded"):
+            read_head(head_around(BOMB))
+
+    assert peak_bytes(attempt) < MIB
+
+
+def test_a_manifest_of_many_equal_files_is_read_however_well_it_compresses():
+    bundle = make_bundle("acme/maps 1", {f"tiles/{n:05}.png": b"x" for n in range(20_000)})
+    manifest = bundle.head.manifest
+    assert len(render(manifest)) > MIB
+    assert len(render(manifest)) > 64 * len(bundle.head_bytes)
+    assert len(manifest.files) == 20_000
 
 
 def test_control_the_library_alone_would_take_the_memory_despite_its_limit():

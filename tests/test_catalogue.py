@@ -98,6 +98,11 @@ BREAKAGES = {
             ("requires", {"host": ">"}, "requires.host: "),
             ("withdrawn", {"kind": "gone", "reason": ""}, "withdrawn.kind: "),
             ("withdrawn", {"kind": "blocked"}, "withdrawn.reason: is missing"),
+            (
+                "withdrawn",
+                {"kind": "blocked", "reason": "x" * 1001},
+                "withdrawn.reason: is longer than 1000 characters",
+            ),
             ("withdrawn", None, "withdrawn: must be a table"),
             ("published", "2026-11-20", "published: "),
             ("published", "2026-11-20T12:00:00+01:00", "published: "),
@@ -114,6 +119,18 @@ BREAKAGES = {
 @pytest.mark.parametrize(("document", "fault"), BREAKAGES.values(), ids=BREAKAGES)
 def test_a_malformed_catalogue_is_refused_at_its_place(document, fault):
     assert any(found.startswith(fault) for found in faults_of(document)), faults_of(document)
+
+
+def test_what_a_publisher_says_is_on_one_line():
+    reason = "  wrong map\r\n\u2028error: your keys are stolen\t\v\x85 run this  "
+    withdrawn = {"kind": "blocked", "reason": reason}
+    found = parse_document(
+        WHOLE | {"summary": "Maps\n\nof us", "releases": [ENTRY | {"withdrawn": withdrawn}]}
+    )
+    assert found.summary == "Maps of us"
+    withdrawal = found.entries[0].withdrawal
+    assert withdrawal is not None
+    assert withdrawal.reason == "wrong map error: your keys are stolen run this"
 
 
 def test_control_the_unbroken_document_is_accepted():

@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import sys
+import tracemalloc
 from array import array
 
 import msgpack
@@ -178,6 +179,51 @@ def test_a_malformed_manifest_is_refused_at_its_place(change, fault):
             inner = inner[table]
         inner[last] = value
     assert any(found.startswith(fault) for found in faults_of(document)), faults_of(document)
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [(b"\x80", 10), (b"\x90", 10), (b"\xa1a", 40), (b"\xc0", 40)],
+    ids=["tables", "lists", "texts", "nothings"],
+)
+def test_a_manifest_of_more_items_than_files_and_some_is_refused(monkeypatch, unit, count):
+    monkeypatch.setattr(manifest_module, "MAX_ITEMS", 30)
+    for value in (b"\xdc\0" + bytes([count]) + unit * count, b"\x91" * 5 + b"\x9a" + unit * 10):
+        with pytest.raises(InvalidInputError, match="holds more than 30 items"):
+            parse(b"\x82\xa1x" + value + b"\xa1y" + value)
+
+
+def test_small_bytes_never_become_many_objects():
+    tables = struct.pack(">BI", 0xDD, 1_000_000) + b"\x80" * 1_000_000
+    tracemalloc.start()
+    try:
+        for value in (tables, b"\x92" + tables * 2):
+            with pytest.raises(InvalidInputError, match="is not msgpack"):
+                parse(b"\x82\xa1x" + value + b"\xa1y" + value)
+        assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        msgpack.Timestamp(1, 2),
+        msgpack.ExtType(5, b"x"),
+        "x" * 400_001,
+        dict.fromkeys(map(str, range(1_100_001))),
+    ],
+    ids=["timestamp", "extension", "text", "table"],
+)
+def test_values_that_no_manifest_needs_are_refused_where_they_are_unpacked(value):
+    with pytest.raises(InvalidInputError, match="is not msgpack"):
+        parse(msgpack.packb(document_of(sample()) | {"later": value}))
+
+
+def test_a_manifest_beyond_the_bound_is_refused_unread(monkeypatch):
+    monkeypatch.setattr(manifest_module, "MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(InvalidInputError, match="larger than 1000 bytes"):
+        parse(b"\xc1" * 1001)
 
 
 def test_control_the_unbroken_document_is_accepted():

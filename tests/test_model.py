@@ -177,6 +177,7 @@ def test_a_host_ranks_platforms_by_its_tags_and_any_last():
         "a-b-c\n",
         "",
         ".".join("a" * 80) + "-b-c",
+        "-".join([".".join("abcdef")] * 3),
     ],  # sets so large that their product would be a burden
 )
 def test_what_is_not_a_platform_is_refused(text):

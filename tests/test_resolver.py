@@ -30,7 +30,15 @@ from plugin_manager.model import (
     Withdrawal,
     WithdrawalKind,
 )
-from plugin_manager.resolver import _resolve, _search, check, compatibility, resolve
+from plugin_manager.resolver import (
+    _explain,
+    _resolve,
+    _rules,
+    _search,
+    check,
+    compatibility,
+    resolve,
+)
 
 LINUX = "cp311-cp311-manylinux_2_17_x86_64"
 STABLE = "cp39-abi3-manylinux_2_17_x86_64"
@@ -318,10 +326,124 @@ def test_bettering_a_set_is_given_up_before_it_costs_too_much(monkeypatch):
     assert world.resolve("c") == "c 1"
 
 
-def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch):
-    monkeypatch.setattr(_search, "MAX_ROUNDS", 3)
-    world = World(*(entry(f"p{n} 1.0", f"p{n + 1}") for n in range(9)), entry("p9 1.0"))
-    assert "in 3 steps" in str(world.fails(ConflictError, "p0"))
+def chain(length: int) -> World:
+    """Plugins p0, p1 ... each of which needs the next."""
+    links = (entry(f"p{n} 1.0", f"p{n + 1}") for n in range(length - 1))
+    return World(*links, entry(f"p{length - 1} 1.0"))
+
+
+def knot(size: int) -> World:
+    """Every b and every c is there for an a, and each asks for a d that no other can live with."""
+    return World(
+        *(entry(f"a {n}", "b", "c") for n in range(size)),
+        *(entry(f"b {n}", f"d=={n}") for n in range(size)),
+        *(entry(f"c {n}", f"d=={n + size}") for n in range(size)),
+        *(entry(f"d {n}") for n in range(2 * size)),
+    )
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """How much each search, or whatever else is counted, spent of what is allowed."""
+    spent = []
+    spend = _rules.Listings.spend
+
+    def counted(self, count: int) -> None:
+        spent.append(count)
+        spend(self, count)
+
+    monkeypatch.setattr(_rules.Listings, "spend", counted)
+    return spent
+
+
+@pytest.mark.parametrize("bound", ["MAX_ROUNDS", "MAX_EVALUATIONS"])
+def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch, bound):
+    monkeypatch.setattr(_search if bound == "MAX_ROUNDS" else _rules, bound, 8)
+    error = chain(10).fails(ConflictError, "p0")
+    assert "too entangled" in error.message
+    assert "exact versions" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("world", "first"), [(knot(12), "a"), (chain(60), "p0")], ids=["knot", "chain"]
+)
+def test_all_searches_together_spend_no_more_than_is_allowed(
+    monkeypatch, evaluations, world, first
+):
+    monkeypatch.setattr(_rules, "MAX_EVALUATIONS", 2_000)
+    assert "too entangled" in world.fails(ConflictError, first).message
+    assert sum(evaluations[:-1]) <= 2_000
+    # Nobody goes on after that.
+    assert sum(evaluations) > 2_000
+
+
+def test_control_without_the_bound_they_would_spend_more(evaluations):
+    assert "needs acme/d==" in knot(12).fails(ConflictError, "a").message
+    assert chain(60).resolve("p0")
+    assert sum(evaluations) > 8_000
+
+
+def test_a_hundred_plugins_of_twenty_releases_are_far_from_the_bound(evaluations):
+    world = World(
+        *(
+            entry(f"p{n} {version}.0", *(f"p{m}>=1" for m in (n + 1, n + 7) if m < 100))
+            for n in range(100)
+            for version in range(1, 21)
+        )
+    )
+    world.resolve("p50>=11", installed=", ".join(f"p{n} 10.0" for n in range(100)))
+    assert sum(evaluations) < _rules.MAX_EVALUATIONS / 20
+
+
+def test_bettering_a_set_stops_where_the_bound_is_reached(monkeypatch, evaluations):
+    world = World(entry("a 1"), entry("a 2", "c<2"), entry("c 1"), entry("c 2", "a"))
+    with monkeypatch.context() as without:
+        without.setattr(_resolve, "preferred", lambda situation, found: found)
+        assert world.resolve("c") == "c 1"
+    needed = sum(evaluations)
+    for more in range(30):
+        monkeypatch.setattr(_rules, "MAX_EVALUATIONS", needed + more)
+        assert world.resolve("c") in {"c 1", "a 1, c 2"}
+    monkeypatch.setattr(_rules, "MAX_EVALUATIONS", needed)
+    assert world.resolve("c") == "c 1"
+
+
+def releases_each_excluded(count: int) -> World:
+    return World(
+        entry("a 1", *(f"b!={n}" for n in range(count))),
+        *(entry(f"b {n}") for n in range(count)),
+    )
+
+
+def test_explaining_takes_no_more_than_a_few_looks_a_requirement(monkeypatch):
+    looks = []
+    candidates = _rules.Situation.candidates
+
+    def counted(self, *arguments):
+        looks.append(arguments)
+        return candidates(self, *arguments)
+
+    monkeypatch.setattr(_rules.Situation, "candidates", counted)
+    for count in (10, 40):
+        looks.clear()
+        error = releases_each_excluded(count).fails(ConflictError, "a")
+        assert len(looks) < 8 * count
+        assert error.message.count(" needs ") == _explain._MOST_CLAUSES
+        assert error.message.endswith(f"but there are {count - 8} more requirements of acme/b")
+
+
+@pytest.mark.parametrize("unfit", [(), (entry("b 99", host=">=4"),)], ids=["fit", "unfit"])
+def test_what_cannot_be_explained_within_the_bound_is_a_conflict_all_the_same(
+    monkeypatch, evaluations, unfit
+):
+    world = World(*releases_each_excluded(20).entries, *unfit)
+    with monkeypatch.context() as without:
+        without.setattr(_resolve, "explained", lambda *_: ConflictError("unexplained"))
+        world.fails(ConflictError, "a")
+    monkeypatch.setattr(_rules, "MAX_EVALUATIONS", sum(evaluations) + 5)
+    assert world.fails(ConflictError, "a").message == (
+        "no set of releases meets everything that was asked for"
+    )
 
 
 # --- what is told ------------------------------------------------------------------------------

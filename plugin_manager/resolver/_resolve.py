@@ -41,8 +41,10 @@ def resolve(
     arguments give equal results, ordered by name.
 
     Raises RefusedError where a held plugin is requested at another version, IncompatibleHostError
-    where nothing but the host is in the way, ConflictError for all other reasons; NotFoundError as
-    `catalogue` raises it.
+    where nothing but the host is in the way, ConflictError for all other reasons, also where the
+    search would take too long; NotFoundError as `catalogue` raises it. Whatever catalogues hold,
+    the work is bounded, in steps and not in time; where only the bettering of a set would go beyond
+    that, it is given as it is.
     """
     asked = tuple(Requirement(one.plugin, one.specifier, Origin.ASKED) for one in requests)
     fixed = {plugin: installed[plugin] for plugin in held if plugin in installed}

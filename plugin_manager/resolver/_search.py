@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from attrs import evolve
 from resolvelib.resolvers import Resolution, ResolutionImpossible, ResolutionTooDeep
 
 from plugin_manager.catalogue import CatalogueEntry
-from plugin_manager.errors import (
-    ConflictError,
-)
+from plugin_manager.errors import ConflictError
 from plugin_manager.model import (
     PluginName,
     Release,
@@ -35,7 +34,10 @@ MAX_TRIES = 200
 
 
 def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
-    """A set that meets everything; raises ImpossibleError, or ConflictError when it gives up."""
+    """A set that meets everything; raises ImpossibleError, or ConflictError when it gives up.
+
+    What it takes is spent from what `situation.listings` allows for all searches together.
+    """
     conflicts = Conflicts()
     roots = [*situation.asked, *situation.listings.presence.values()]
     while True:
@@ -94,17 +96,14 @@ def preferred(
     upgraded = sorted(listings.moving.intersection(listings.installed))
     decided = dict(situation.fixed)
     tries = MAX_TRIES
-    for plugin in dict.fromkeys([*asked, *upgraded, *listings.presence]):
-        for entry in situation.preferences(plugin):
-            if entry == found[plugin] or tries == 0:
-                break
-            tries -= 1
-            try:
-                found = search(evolve(situation, fixed={**decided, plugin: entry.release}))
-            except ImpossibleError:
-                continue
-            except ConflictError:
-                return found  # good enough, and more would take too long
-            break
-        decided[plugin] = found[plugin].release
+    with suppress(ConflictError):  # what is found is good enough, and more would take too long
+        for plugin in dict.fromkeys([*asked, *upgraded, *listings.presence]):
+            for entry in situation.preferences(plugin):
+                if entry == found[plugin] or tries == 0:
+                    break
+                tries -= 1
+                with suppress(ImpossibleError):
+                    found = search(evolve(situation, fixed={**decided, plugin: entry.release}))
+                    break
+            decided[plugin] = found[plugin].release
     return found

@@ -7,6 +7,7 @@ the outer ones quote the whole address.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -33,6 +34,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_ANOTHER_ATTEMPT = frozenset({408, 425, 429})
 _READ_BYTES = 256 * 1024
 _WORTH_DRAINING_BYTES = 64 * 1024
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)  # int() refuses numbers of thousands of digits
 _REMEDIES = {
     401: "Put the credentials for this server into ~/.netrc.",
     403: "Check the credentials for this server in ~/.netrc.",
@@ -124,9 +126,9 @@ class Answer:
 
     @property
     def content_length(self) -> int | None:
-        """The length that the header declares, or None."""
+        """The length that the header declares, or None; nonsense counts as nothing."""
         text = self.headers.get("Content-Length", "")
-        if "Transfer-Encoding" in self.headers or not (text.isascii() and text.isdigit()):
+        if "Transfer-Encoding" in self.headers or not _LENGTH.fullmatch(text):
             return None
         return int(text)
 
@@ -401,8 +403,9 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> float:
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
-    # A moment is compared with the server's own clock: ours may be wrong.
-    with suppress(ValueError, TypeError):
+    # A moment is compared with the server's own clock: ours may be wrong. A zone may be so far off
+    # that there is no such moment.
+    with suppress(ValueError, TypeError, OverflowError):
         date = parsedate_to_datetime(headers["Date"]) if "Date" in headers else None
         if date is not None:
             return max(0.0, (parsedate_to_datetime(text) - date).total_seconds())

@@ -66,6 +66,18 @@ def test_content_without_declared_length_is_given():
         assert transfer().fetch(server.url(), 50_000) == CONTENT
 
 
+NONSENSE_LENGTHS = ["9" * 5000, "9" * 19, "-1", "1e9", "0x10", "\u00b2", "", "1, 1"]
+
+
+@pytest.mark.parametrize("length", NONSENSE_LENGTHS)
+def test_lengths_that_are_nonsense_count_as_nothing_or_are_network_errors(length):
+    content = wrong(CONTENT, Content_Length=length, stay=False)
+    with Server(content) as server, suppress(NetworkError):
+        assert transfer().fetch(server.url(), 50_000) == CONTENT
+    error, _ = refused(answer("404 Not Found", b"gone", Content_Length=length))
+    assert error.status == 404
+
+
 def test_too_long_content_is_refused_by_its_declared_length_or_by_what_comes():
     for behaviour in (
         honest(CONTENT),
@@ -218,6 +230,22 @@ def test_errors_with_long_bodies_are_not_read():
             0.5,
         ),
         ({"Retry_After": "Fri, 20 Nov 2099 12:00:40 GMT"}, 0.5),
+        (
+            {
+                "Date": "Fri, 20 Nov 2026 12:00:00 GMT",
+                "Retry_After": f"Fri, 20 Nov 2026 12:00:40 +{'9' * 20}",
+            },
+            0.5,
+        ),
+        (
+            {
+                "Date": f"Fri, 20 Nov 2026 12:00:00 -{'9' * 12}",
+                "Retry_After": "Fri, 20 Nov 2026 12:00:40 GMT",
+            },
+            0.5,
+        ),
+        ({"Date": "\x00", "Retry_After": "Fri, 20 Nov 0000 99:99:99 +9999"}, 0.5),
+        ({"Retry_After": "9" * 5000}, 120),
     ],
 )
 def test_retry_after_is_honoured_and_capped(headers, pause):

@@ -285,6 +285,16 @@ def test_what_stands_in_the_place_of_ours_is_set_aside(tmp_path, repository, vic
         assert tree(aside) == before
 
 
+def test_link_that_appears_during_an_update_is_not_written_through(tmp_path, repository, victim):
+    directory = tmp_path / "trust"
+    before = tree(victim)
+    with repository.trust(directory).update() as conversation:
+        conversation.catalogue(MAPS)
+        replace(directory, "link", victim)
+    assert tree(victim) == before
+    assert repository.trust(directory).local().catalogue(MAPS).entries
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links and FIFOs")
 @pytest.mark.parametrize("kind", ["link", "loop", "FIFO", "directory"])
 @pytest.mark.parametrize("place", ["sets/1/timestamp.json", "sets/1/SHA256SUMS", "current"])
