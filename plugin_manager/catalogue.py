@@ -34,7 +34,7 @@ from plugin_manager.model import (
     utc_text,
 )
 
-__all__ = ["Catalogue", "CatalogueEntry", "catalogue_path", "parse", "render"]
+__all__ = ["MAX_REASON", "Catalogue", "CatalogueEntry", "catalogue_path", "parse", "render"]
 
 FORMAT = 1
 MAX_REASON = 1_000  # characters

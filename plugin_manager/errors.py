@@ -80,7 +80,7 @@ class IncompatibleHostError(PluginManagerError):
 
 
 class ModuleConflictError(PluginManagerError):
-    """A plugin brings a top-level module that this process already has from elsewhere."""
+    """A plugin brings a module or a distribution that this process already has from elsewhere."""
 
     family = "incompatible"
 

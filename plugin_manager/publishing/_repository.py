@@ -28,7 +28,7 @@ from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an impl
 
 from plugin_manager import bundle
 from plugin_manager import catalogue as catalogue_format
-from plugin_manager.catalogue import Catalogue, CatalogueEntry, catalogue_path
+from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry, catalogue_path
 from plugin_manager.durable import disk_errors, move_into_place, write_atomically
 from plugin_manager.errors import (
     InvalidInputError,
@@ -66,7 +66,6 @@ __all__ = ["Published", "Refreshed", "Repository", "Status"]
 
 CONFIGURATION_FILE = "repository.toml"
 RENEWAL_SHARE = 3  # a role is signed anew when less than a third of its validity is left
-MAX_REASON = 1000
 
 
 @frozen

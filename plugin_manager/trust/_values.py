@@ -148,7 +148,7 @@ class Expiry:
                 f"the role {role!r} expired on {utc_text(expires)}, {since} ago{tolerated}",
                 role=role,
                 expires=expires,
-                remedy="Update from the repository and check this machine's clock; where the "
+                remedy="Run 'pluginctl update', and check this machine's clock; where the "
                 "repository itself is stale, its owner has to sign anew.",
             )
         return ExpiredRole(role, expires)

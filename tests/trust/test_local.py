@@ -149,7 +149,7 @@ def test_strict_refuses_what_has_expired_naming_role_and_time(repository, trust)
         reopened(repository, trust, now=after(3.01)).local()
     assert caught.value.context["role"] == "timestamp"
     assert caught.value.context["expires"] == repository.timestamp.expires
-    assert "Update from the repository" in caught.value.remedy
+    assert "pluginctl update" in caught.value.remedy
 
 
 def test_expiry_is_exact(repository, trust):
