@@ -99,10 +99,10 @@ def set_aside(path: Path) -> None:
     path.rename(path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"))
 
 
-def read_regular(path: Path, most_bytes: int) -> bytes:
+def read_regular(path: Path, most_bytes: int, name: str = "") -> bytes:
     """The bytes of the regular file `path`, never through a link and never waiting for a FIFO.
 
-    Raises FileNotFoundError, CorruptError where it is no regular file or larger than `most_bytes`,
+    `name` is what errors call it; by default the last part of the path. Raises FileNotFoundError, CorruptError where it is no regular file or larger than `most_bytes`,
     OSError where the system refuses.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -117,7 +117,9 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     if not regular or len(data) > most_bytes:
         what = f"larger than {most_bytes} bytes" if regular else "not a regular file"
         raise CorruptError(
-            f"{path.name} is {what}", paths=(str(path),), remedy="Run 'pluginctl repair'."
+            f"{name or path.name} is {what}",
+            paths=(name or str(path),),
+            remedy="Run 'pluginctl repair'.",
         )
     return data
 

@@ -255,7 +255,7 @@ class Store:
         path = self.directory / name
         with disk_errors(self.directory):
             try:
-                data = read_regular(path, _generations.MAX_GENERATION_BYTES)
+                data = read_regular(path, _generations.MAX_GENERATION_BYTES, name)
             except FileNotFoundError:
                 raise NotFoundError(
                     f"there is no generation {number}",
@@ -377,7 +377,7 @@ class Store:
         name = f"manifests/{digest}"
         with disk_errors(self.directory):
             try:
-                data = read_regular(self._head_path(digest), MAX_HEAD_BYTES)
+                data = read_regular(self._head_path(digest), MAX_HEAD_BYTES, name)
             except FileNotFoundError:
                 raise CorruptError(
                     f"{name} is missing", paths=(name,), remedy="Run 'pluginctl repair'."
