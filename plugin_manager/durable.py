@@ -102,8 +102,9 @@ def set_aside(path: Path) -> None:
 def read_regular(path: Path, most_bytes: int, name: str = "") -> bytes:
     """The bytes of the regular file `path`, never through a link and never waiting for a FIFO.
 
-    `name` is what errors call it; by default the last part of the path. Raises FileNotFoundError, CorruptError where it is no regular file or larger than `most_bytes`,
-    OSError where the system refuses.
+    `name` is what errors call it; by default the last part of the path. Raises FileNotFoundError,
+    CorruptError where it is no regular file or larger than `most_bytes`, OSError where the system
+    refuses.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
