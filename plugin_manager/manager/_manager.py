@@ -368,13 +368,13 @@ class PluginManager:
                     "the store has changed since this was planned", remedy="Plan again."
                 )
             self._store.require_room(plan.needed.write_bytes)
-            self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
             done, total = 0, plan.needed.fetch_bytes
             staged: list[Staging] = []
             for step in plan.steps:
                 if step.bundle_path:
                     done += self._bring(step, staged, done, total)
             self._store.place(staged)
+            self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
             changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
             if not changes:
                 return generation
