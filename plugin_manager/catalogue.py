@@ -18,7 +18,7 @@ from itertools import pairwise
 from attrs import field, frozen
 
 from plugin_manager.document import Document
-from plugin_manager.errors import InvalidInputError
+from plugin_manager.errors import BlockedError, InvalidInputError
 from plugin_manager.manifest import TELL_PUBLISHER, parse_requires, requires_document
 from plugin_manager.model import (
     ANY,
@@ -62,6 +62,17 @@ class CatalogueEntry:
     def yanked(self) -> bool:
         """Whether it is picked only where pinned exactly."""
         return self.withdrawal is not None and self.withdrawal.kind is WithdrawalKind.YANKED
+
+    def refuse_if_blocked(self) -> None:
+        """Raise BlockedError with the publisher's reason where the release is blocked."""
+        if self.blocked and self.withdrawal:
+            release = self.release
+            raise BlockedError(
+                f"{release} was blocked by its publisher: {self.withdrawal.reason}",
+                reason=self.withdrawal.reason,
+                release=str(release),
+                remedy=f"Upgrade {release.plugin}, or roll back to a release that is not blocked.",
+            )
 
 
 @frozen

@@ -18,9 +18,10 @@ from pathlib import Path
 from plugin_manager.errors import CorruptError, NoSpaceError, StoreAccessError
 
 __all__ = [
+    "SET_ASIDE_PREFIX",
     "TEMPORARY_PREFIX",
     "disk_errors",
-    "free_bytes",
+    "disk_space",
     "is_real_directory",
     "make_directories",
     "make_real_directories",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
+SET_ASIDE_PREFIX = ".set-aside-"
 
 
 @contextlib.contextmanager
@@ -45,7 +47,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
             raise NoSpaceError(
                 f"{where}: the disk is full",
                 needed_bytes=0,
-                free_bytes=free_bytes(directory),
+                free_bytes=disk_space(directory)[1],
                 remedy="Free some space and run the command again; what was there is unchanged.",
                 path=where,
             ) from error
@@ -56,10 +58,11 @@ def disk_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def free_bytes(directory: Path) -> int:
-    """The bytes that this user may still write on the file system of `directory`, or will be on."""
+def disk_space(directory: Path) -> tuple[int, int]:
+    """The bytes of the file system that `directory` is or will be on: (all, free to this user)."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free
+    usage = shutil.disk_usage(existing)
+    return usage.total, usage.free
 
 
 def make_directories(path: Path) -> None:
@@ -96,7 +99,7 @@ def is_real_directory(path: Path) -> bool:
 
 def set_aside(path: Path) -> None:
     """Move what lies in the place of something else out of the way, beside it; delete nothing."""
-    path.rename(path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"))
+    path.rename(path.with_name(f"{SET_ASIDE_PREFIX}{secrets.token_hex(8)}"))
 
 
 def read_regular(path: Path, most_bytes: int, name: str = "") -> bytes:

@@ -61,6 +61,12 @@ class NotFoundError(PluginManagerError):
     family = "not-found"
 
 
+class EvictedError(NotFoundError):
+    """A release that is recorded, but whose files are not on this disk; they can be fetched."""
+
+    family = "evicted"
+
+
 class ConflictError(PluginManagerError):
     """No set of releases satisfies everything that was asked; `reasons` are full sentences."""
 

@@ -38,6 +38,8 @@ __all__ = [
     "parse_version",
     "publisher_role",
     "role_publisher",
+    "size_text",
+    "utc_text",
 ]
 
 _NAME_PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
@@ -302,6 +304,15 @@ class Release:
     def __str__(self) -> str:
         shown = "" if self.platform == ANY else f" ({self.platform})"
         return f"{self.plugin} {self.version}{shown}"
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for people: `4.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,12 @@ PLUGINCTL_ROOT           file with the pinned root metadata
 PLUGINCTL_HOST_VERSION   version of the host application, which releases may ask for
 PLUGINCTL_GRACE_DAYS     for how long expired metadata is still accepted at load; default 30
 PLUGINCTL_LOCK_TIMEOUT   seconds to wait for another writer; default: for ever
+PLUGINCTL_MAX_STORE      how large the store may grow, such as 20GB; default: no bound but the disk
+PLUGINCTL_MIN_FREE       how much of the disk must stay free, such as 2GB or 5%; default: 3%, at
+                         most 1GB
+PLUGINCTL_KEEP_PREVIOUS  how many earlier releases of each plugin are kept; default 1
+PLUGINCTL_KEEP_GENERATIONS  how many generations the history keeps; default 100
+PLUGINCTL_SYSTEM_STORE   directory of a further store that is only read, after this one
 PLUGINCTL_CA_BUNDLE      file with further certificate authorities for https
 PLUGINCTL_INSECURE_HTTP  yes: allow plain http to other machines (content is signed all the same)
 
@@ -15,9 +21,11 @@ A variable that is empty counts as unset. Switches are 1, true, yes or 0, false,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
@@ -27,12 +35,37 @@ from platformdirs import user_data_path
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import parse_version
 
-__all__ = ["Settings", "from_environment"]
+__all__ = ["Limits", "Settings", "from_environment"]
 
 DEFAULT_GRACE = timedelta(days=30)
+_BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kKMGT])(i)?)?B?", re.ASCII)
+DEFAULT_FREE_PERCENT = 3.0
+DEFAULT_FREE_BYTES = 1_000_000_000
 MAX_NUMBER = 36_500  # days: a century; seconds: more than ten hours
 # What a root may be is for trust to say; this only keeps a wrong file from being read whole.
 MAX_ROOT_FILE_BYTES = 16 * 1024 * 1024
+
+
+@frozen
+class Limits:
+    """How large a store may grow, and what it keeps; bytes.
+
+    `max_store_bytes` None: no budget. `min_free_bytes` None: 3 % of the disk, at most 1 GB.
+    `keep_previous`: how many earlier releases of each active plugin; `keep_generations`: records.
+    """
+
+    max_store_bytes: int | None = None
+    min_free_bytes: int | None = None
+    min_free_percent: float | None = None
+    keep_previous: int = 1
+    keep_generations: int = 100
+
+    def floor_bytes(self, disk_bytes: int) -> int:
+        """How much of a disk of `disk_bytes` must stay free."""
+        percent = self.min_free_percent
+        if self.min_free_bytes is not None or percent is not None:
+            return max(self.min_free_bytes or 0, int(disk_bytes * (percent or 0) / 100))
+        return min(DEFAULT_FREE_BYTES, int(disk_bytes * DEFAULT_FREE_PERCENT / 100))
 
 
 @frozen
@@ -49,6 +82,9 @@ class Settings:
     host_version: Version | None = None
     grace: timedelta = DEFAULT_GRACE
     lock_timeout_seconds: float = -1
+    limits: Limits = field(factory=Limits)
+    system_store: Path | None = None
+    on_corruption: Literal["refuse", "repair"] = "refuse"
     ca_bundle: Path | None = None
     insecure_http: bool = False
 
@@ -135,6 +171,8 @@ def from_environment(
     root: str | Path | bytes | None = None,
     host_version: str | Version | None = None,
     lock_timeout_seconds: float | None = None,
+    max_store_bytes: int | str | None = None,
+    system_store: str | Path | None = None,
 ) -> Settings:
     """The settings that arguments and, where they are None, `environment` give.
 
@@ -145,6 +183,7 @@ def from_environment(
     root = root or environment.get("PLUGINCTL_ROOT") or None
     host_version = host_version or environment.get("PLUGINCTL_HOST_VERSION")
     ca_bundle = environment.get("PLUGINCTL_CA_BUNDLE")
+    system_store = system_store or environment.get("PLUGINCTL_SYSTEM_STORE")
     if lock_timeout_seconds is None:
         lock_timeout_seconds = _number(environment, "PLUGINCTL_LOCK_TIMEOUT", -1)
     else:
@@ -156,6 +195,8 @@ def from_environment(
         host_version=_version(host_version) if isinstance(host_version, str) else host_version,
         grace=timedelta(days=_number(environment, "PLUGINCTL_GRACE_DAYS", DEFAULT_GRACE.days)),
         lock_timeout_seconds=lock_timeout_seconds,
+        limits=_limits(environment, max_store_bytes),
+        system_store=_path("system store", system_store).absolute() if system_store else None,
         ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
         insecure_http=_switch(environment, "PLUGINCTL_INSECURE_HTTP"),
     )
@@ -180,6 +221,46 @@ def _version(text: str) -> Version | None:
     except InvalidInputError as error:
         message = f"the host's version: {error.message}"
         raise InvalidInputError(message, remedy=error.remedy) from error
+
+
+def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -> Limits:
+    budget = max_store_bytes or environment.get("PLUGINCTL_MAX_STORE")
+    floor = environment.get("PLUGINCTL_MIN_FREE", "")
+    percent = floor.strip().removesuffix("%") if floor.strip().endswith("%") else ""
+    if percent and not re.fullmatch(r"[0-9]{1,2}(\.[0-9]+)?", percent, re.ASCII):
+        raise InvalidInputError(
+            f"PLUGINCTL_MIN_FREE: {floor!r} is not a share of the disk",
+            remedy="Write for instance 5%, or an amount such as 2GB.",
+        )
+    return Limits(
+        max_store_bytes=_bytes("the store's budget", str(budget)) if budget else None,
+        min_free_bytes=_bytes("PLUGINCTL_MIN_FREE", floor) if floor and not percent else None,
+        min_free_percent=float(percent) if percent else None,
+        keep_previous=_count(environment, "PLUGINCTL_KEEP_PREVIOUS", 1, least=0),
+        keep_generations=_count(environment, "PLUGINCTL_KEEP_GENERATIONS", 100, least=2),
+    )
+
+
+def _bytes(what: str, text: str) -> int:
+    """The number of bytes that `text` ("20GB", "512MiB", "1000") says."""
+    match = _BYTES.fullmatch(text.strip())
+    if not match:
+        raise InvalidInputError(
+            f"{what}: {text!r} is not a number of bytes",
+            remedy="Write for instance 500MB, 20GB or 1TiB.",
+        )
+    prefix, binary = (match[2] or "").upper(), bool(match[3])
+    return int(float(match[1]) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+
+
+def _count(environment: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    text = environment.get(name) or str(default)
+    if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or int(text) < least:
+        raise InvalidInputError(
+            f"{name}: {text!r} is not a whole number from {least} to 9999",
+            remedy="Give one, or leave it out.",
+        )
+    return int(text)
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plugin_manager import settings
 from plugin_manager.errors import InvalidInputError
-from plugin_manager.settings import Settings, from_environment, parse_repository
+from plugin_manager.settings import Limits, Settings, from_environment, parse_repository
 
 T = TypeVar("T")
 
@@ -25,6 +25,11 @@ VARIABLES = (
     "PLUGINCTL_HOST_VERSION",
     "PLUGINCTL_GRACE_DAYS",
     "PLUGINCTL_LOCK_TIMEOUT",
+    "PLUGINCTL_MAX_STORE",
+    "PLUGINCTL_MIN_FREE",
+    "PLUGINCTL_KEEP_PREVIOUS",
+    "PLUGINCTL_KEEP_GENERATIONS",
+    "PLUGINCTL_SYSTEM_STORE",
     "PLUGINCTL_CA_BUNDLE",
     "PLUGINCTL_INSECURE_HTTP",
 )
@@ -67,6 +72,11 @@ def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
         "PLUGINCTL_HOST_VERSION": "2.1",
         "PLUGINCTL_GRACE_DAYS": "1.5",
         "PLUGINCTL_LOCK_TIMEOUT": "0",
+        "PLUGINCTL_MAX_STORE": "20GB",
+        "PLUGINCTL_MIN_FREE": "5%",
+        "PLUGINCTL_KEEP_PREVIOUS": "2",
+        "PLUGINCTL_KEEP_GENERATIONS": "9",
+        "PLUGINCTL_SYSTEM_STORE": "/srv/plugins",
         "PLUGINCTL_CA_BUNDLE": "ca.pem",
         "PLUGINCTL_INSECURE_HTTP": "yes",
     }
@@ -79,13 +89,16 @@ def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
     assert found.grace == timedelta(days=1.5)
     assert found.lock_timeout_seconds == 0
     assert found.insecure_http is True
+    assert found.limits == Limits(20_000_000_000, None, 5.0, 2, 9)
+    assert found.system_store == Path("/srv/plugins")
     other = from_environment(
         environment, store="~/there", repository="http://b", root=b"{}", host_version="3",
-        lock_timeout_seconds=7,
+        lock_timeout_seconds=7, max_store_bytes=5, system_store="/other",
     )  # fmt: skip
     assert (other.store, other.repository) == (Path.home() / "there", "http://b/")
     assert (other.pinned_root(), str(other.host_version)) == (b"{}", "3")
     assert other.lock_timeout_seconds == 7
+    assert (other.limits.max_store_bytes, other.system_store) == (5, Path("/other"))
 
 
 def test_nothing_said_and_empty_variables_give_the_defaults():

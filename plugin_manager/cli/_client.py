@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from plugin_manager.cli import _output
-from plugin_manager.cli._output import Reporter, Session, size
+from plugin_manager.cli._output import Reporter, Session
 from plugin_manager.errors import NotFoundError
 from plugin_manager.manager import Inspection, Plan, PluginManager
-from plugin_manager.model import PluginName, utc_text
+from plugin_manager.model import PluginName, size_text, utc_text
 from plugin_manager.settings import from_environment
-from plugin_manager.store import Damage, Generation
+from plugin_manager.store import Damage, Record
 
 __all__ = ["COMMANDS"]
 
@@ -68,7 +68,7 @@ def _change(
     for step in plan.steps:
         needed = step.needed
         parts = [
-            f"{verb} {size(count)}"
+            f"{verb} {size_text(count)}"
             for verb, count in (
                 ("to fetch" if dry_run else "fetched", needed.fetch_bytes),
                 ("reused", needed.copy_bytes + needed.share_bytes),
@@ -226,14 +226,17 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
     session.say(f"{plugin}  {catalogue.summary}".rstrip())
     if active and manifest and path:
         session.say(f"active    {active.release.version}{' (held)' if active.held else ''}")
-        session.say(f"files     {len(manifest.files)}, {size(manifest.content_length)}, in {path}")
+        session.say(
+            f"files     {len(manifest.files)}, {size_text(manifest.content_length)}, in {path}"
+        )
         for entry_point in manifest.entry_points:
             session.say(f"offers    {entry_point.group}: {entry_point.name} = {entry_point.value}")
     for entry in reversed(catalogue.entries):
         requires = ", ".join(map(str, entry.requirements))
         withdrawn = entry.withdrawal
         session.say(
-            f"release   {entry.release.version} ({entry.release.platform}, {size(entry.length)})"
+            f"release   {entry.release.version} "
+            f"({entry.release.platform}, {size_text(entry.length)})"
             + (f"  requires {requires}" if requires else "")
             + (f"  {withdrawn.kind}: {withdrawn.reason}" if withdrawn else "")
         )
@@ -321,17 +324,17 @@ def history(as_json: bool) -> None:
     """List the generations, newest first, with what changed in each."""
     session = _session(as_json)
     with _manager(session) as manager:
-        generations = manager.history()
-    session.result([_output.generation_json(generation) for generation in generations])
-    for generation in generations:
-        session.say(_history_line(generation, current=generation is generations[0]))
-    if not generations:
+        records = manager.history()
+    session.result([_output.record_json(record) for record in records])
+    for record in records:
+        session.say(_history_line(record, current=record is records[0]))
+    if not records:
         session.say("No generation yet.")
 
 
-def _history_line(generation: Generation, *, current: bool) -> str:
+def _history_line(record: Record, *, current: bool) -> str:
     mark = "*" if current else " "
-    return f"{mark} {generation.number:>4}  {utc_text(generation.created)}  {generation.action}"
+    return f"{mark} {record.number:>4}  {utc_text(record.created)}  {record.action}"
 
 
 @click.command()

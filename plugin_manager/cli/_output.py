@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plugin_manager.errors import PluginManagerError
-from plugin_manager.model import utc_text
+from plugin_manager.model import size_text, utc_text
 
 if TYPE_CHECKING:
     from plugin_manager.manager import Inspection, Plan, Progress, Report
-    from plugin_manager.store import Active, Generation
+    from plugin_manager.store import Active, Record
 
-__all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code", "size"]
+__all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code"]
 
 # Documented in docs/operating.md; a family keeps its number for ever.
 EXIT_CODES = {
@@ -34,6 +34,7 @@ EXIT_CODES = {
     "corrupt": 13,
     "store": 14,
     "no-space": 15,
+    "evicted": 16,
 }
 
 
@@ -46,15 +47,6 @@ def clean(text: str) -> str:
     """`text` without anything a terminal could obey; it may come from a hostile publisher."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
                    for char in text)  # fmt: skip
-
-
-def size(count: float) -> str:
-    """A number of bytes for people: `4.2 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 class Session:
@@ -112,6 +104,7 @@ def active_json(active: Active | None) -> dict[str, Any] | None:
         "platform": str(active.release.platform),
         "head": str(active.digest),
         "held": active.held,
+        "pinned": active.pinned,
     }
 
 
@@ -136,13 +129,20 @@ def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def generation_json(generation: Generation) -> dict[str, Any]:
-    """A generation as a JSON value."""
+def record_json(record: Record) -> dict[str, Any]:
+    """What made a generation, as a JSON value."""
     return {
-        "number": generation.number,
-        "created": utc_text(generation.created),
-        "action": generation.action,
-        "active": [active_json(active) for _, active in sorted(generation.active.items())],
+        "number": record.number,
+        "created": utc_text(record.created),
+        "action": record.action,
+        "changes": [
+            {
+                "plugin": str(change.plugin),
+                "before": active_json(change.before),
+                "after": active_json(change.after),
+            }
+            for change in record.changes
+        ],
     }
 
 
@@ -211,7 +211,7 @@ class Reporter:
                 show_percent=True,
                 show_eta=True,
                 update_min_steps=max(1, progress.total_bytes // 200),
-                item_show_func=lambda _: f"{size(self._speed)}/s  {clean(self._label)}",
+                item_show_func=lambda _: f"{size_text(self._speed)}/s  {clean(self._label)}",
                 bar_template="%(bar)s %(info)s",
             )
             self._bar.__enter__()
@@ -226,8 +226,8 @@ class Reporter:
         left = (progress.total_bytes - progress.transferred_bytes) / max(self._speed, 1)
         percent = 100 * progress.transferred_bytes // max(progress.total_bytes, 1)
         click.echo(
-            f"{clean(self._label)}: {percent}% of {size(progress.total_bytes)}, "
-            f"{size(self._speed)}/s, {left:.0f} s left",
+            f"{clean(self._label)}: {percent}% of {size_text(progress.total_bytes)}, "
+            f"{size_text(self._speed)}/s, {left:.0f} s left",
             err=True,
         )
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from plugin_manager.catalogue import CatalogueEntry
-from plugin_manager.cli._output import Session, size
+from plugin_manager.cli._output import Session
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import (
     Platform,
@@ -20,6 +20,7 @@ from plugin_manager.model import (
     Release,
     WithdrawalKind,
     parse_version,
+    size_text,
     utc_text,
 )
 from plugin_manager.publishing import (
@@ -321,7 +322,8 @@ def _say_published(session: Session, published: Published) -> None:
     share = 100 * published.length / max(published.content_length, 1)
     session.say(
         f"Published {published.release}: {published.file_count} files, "
-        f"{size(published.content_length)}, bundle {size(published.length)} ({share:.0f}%), "
+        f"{size_text(published.content_length)}, bundle {size_text(published.length)} "
+        f"({share:.0f}%), "
         f"{published.new_chunk_count} of {published.chunk_count} chunks new."
     )
     for note in published.notes:
@@ -402,7 +404,7 @@ def status(directory: Path, as_json: bool) -> None:
     for entry in entries:
         withdrawal = entry.withdrawal
         note = f"  {withdrawal.kind}: {withdrawal.reason}" if withdrawal else ""
-        session.say(f"{entry.release!s:40} {size(entry.length):>10}{note}")
+        session.say(f"{entry.release!s:40} {size_text(entry.length):>10}{note}")
 
 
 @repo.command("serve")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import abc
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -39,7 +39,8 @@ class Source:
     """A loaded release as a source of modules: its files, import root, and what it brings.
 
     `vendored` maps brought modules to the vendored distributions they belong to, `distributions`
-    the usable ones, whether vendored or not, to their dist-info directories.
+    the usable ones, whether vendored or not, to their dist-info directories. `released` is to be
+    called when nothing comes from it any more.
     """
 
     tree: Tree
@@ -47,6 +48,7 @@ class Source:
     brought: Contents
     vendored: dict[str, str]
     distributions: dict[str, str]
+    released: Callable[[], None]
     names: Names = field(factory=lambda: Names((), {}))
 
     @property
@@ -121,6 +123,7 @@ class PluginFinder(abc.MetaPathFinder):
     def __init__(self) -> None:
         self._lock = RLock()
         self._sources: list[Source] = []
+        self._lingering: list[Source] = []  # removed, but others share modules of theirs
         # By module: the source it comes from, then those that share it. It stays until all left.
         self._users: dict[str, list[Source]] = {}
         self._owners: dict[str, Source] = {}
@@ -166,6 +169,15 @@ class PluginFinder(abc.MetaPathFinder):
                 _forget_caches(tree)
             if not self._sources:
                 self._uninstall()
+            self._release(source)
+
+    def _release(self, source: Source) -> None:
+        left = [*self._lingering, source]
+        owners = list(self._owners.values())
+        self._lingering = [one for one in left if one in owners]
+        for one in left:
+            if one not in owners:
+                one.released()
 
     def modules(self, source: Source) -> dict[str, ModuleType]:
         """The imported modules that come from `source`."""

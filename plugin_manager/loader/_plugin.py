@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["LoadedPlugin", "load"]
 
 
-def load(manifest: Manifest, directory: Path) -> LoadedPlugin:
+def load(
+    manifest: Manifest, directory: Path, *, released: Callable[[], None] = lambda: None
+) -> LoadedPlugin:
     """The release in `directory`, all its files verified now, its modules ready to be imported.
+
+    `released` is called once nothing of `directory` is in use any more: after the unloading of
+    this plugin and of those that share modules with it.
 
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
     that is not as signed, or `directory` where it is not a directory itself, and
@@ -48,6 +53,7 @@ def load(manifest: Manifest, directory: Path) -> LoadedPlugin:
         brought,
         vendored_modules(tree, root, brought),
         usable_distributions(tree, root),
+        released,
     )
     FINDER.add(source)
     return LoadedPlugin(source)

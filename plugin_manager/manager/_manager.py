@@ -10,42 +10,53 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
-from attrs import evolve, frozen
+from attrs import evolve
 from packaging.version import Version
 
-from plugin_manager import resolver
+from plugin_manager import trust
 from plugin_manager._host import this_host
 from plugin_manager.bundle import Head
 from plugin_manager.catalogue import Catalogue
 from plugin_manager.errors import (
     CorruptError,
-    IncompatibleHostError,
+    EvictedError,
+    NoSpaceError,
     NotFoundError,
     PluginManagerError,
     RefusedError,
-    UntrustedError,
 )
 from plugin_manager.loader import LoadedPlugin
-from plugin_manager.loader import load as load_release
-from plugin_manager.manager._plan import Plan, Progress, Step
+from plugin_manager.manager._inspection import Inspector, Report
+from plugin_manager.manager._loading import Layer, Loading
+from plugin_manager.manager._plan import Cleanup, Plan, Progress, Step
 from plugin_manager.manager._planner import Planner, keep_chains, vouched
 from plugin_manager.manifest import File, Manifest
-from plugin_manager.model import Host, PluginName, PluginRequirement, parse_version
+from plugin_manager.model import Host, PluginName, PluginRequirement, parse_version, size_text
 from plugin_manager.settings import Settings, from_environment
-from plugin_manager.store import Active, Damage, Fault, Generation, Staging, Store
-from plugin_manager.trust import BundleTarget, Expiry, Trust, Vouching
+from plugin_manager.store import (
+    Active,
+    Garbage,
+    Generation,
+    Record,
+    Resident,
+    Staging,
+    Storage,
+    Store,
+    disk_bytes,
+)
+from plugin_manager.trust import BundleTarget, Expiry, Trust
 
 if TYPE_CHECKING:
     from plugin_manager.transfer import Transfer
 
-__all__ = ["Inspection", "PluginManager", "Report"]
+__all__ = ["PluginManager"]
 
 
 _log = logging.getLogger("plugin_manager")
@@ -53,45 +64,6 @@ _log = logging.getLogger("plugin_manager")
 
 def _ignore(_: object) -> None:
     pass
-
-
-@frozen
-class Inspection:
-    """What verifying an active release found: no `faults` and no `error` means it would load.
-
-    `foreign` files are named, but do not count: nothing ever loads them.
-    """
-
-    active: Active
-    faults: tuple[Fault, ...] = ()
-    error: PluginManagerError | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether all that was signed is there, unchanged, and still vouched for."""
-        return self.error is None and not self.damaged
-
-    @property
-    def damaged(self) -> tuple[Fault, ...]:
-        """The faults that a repair mends."""
-        return tuple(fault for fault in self.faults if fault.damage is not Damage.FOREIGN)
-
-
-@frozen
-class Report:
-    """What verifying or repairing found.
-
-    `records` are sentences about the store's own records (generations, metadata) that were
-    damaged; `releases` what was found of each active release.
-    """
-
-    records: tuple[str, ...] = ()
-    releases: tuple[Inspection, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing was damaged."""
-        return not self.records and all(inspection.good for inspection in self.releases)
 
 
 class PluginManager:
@@ -118,8 +90,8 @@ class PluginManager:
         self.progress = progress
         self.waiting = waiting
         self._now = now
-        self._store = Store(settings.store)
-        self._loaded: dict[PluginName, LoadedPlugin] = {}
+        self._store = Store(settings.store, settings.limits)
+        self._system = Store(settings.system_store) if settings.system_store else None
 
     @classmethod
     def open(
@@ -131,6 +103,9 @@ class PluginManager:
         host_version: str | Version | None = None,
         expiry: Expiry | None = None,
         lock_timeout_seconds: float | None = None,
+        max_store_bytes: int | None = None,
+        system_store: str | Path | None = None,
+        on_corruption: Literal["refuse", "repair"] = "refuse",
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
     ) -> PluginManager:
@@ -138,8 +113,10 @@ class PluginManager:
 
         `repository` is the address that serves `metadata/` and `targets/`; `root` the pinned root
         metadata, as bytes or as the path of a file that ships with the host; `expiry` says whether
-        loads accept expired metadata (by default for 30 days more). What is None comes from the
-        environment (see `plugin_manager.settings`). Touches neither disk nor network.
+        loads accept expired metadata (by default for 30 days more). `max_store_bytes` bounds what
+        the store takes; `system_store` is searched second and never written to; `on_corruption`
+        says whether a load mends what is damaged. What is None comes from the environment (see
+        `plugin_manager.settings`). Touches neither disk nor network.
         """
         settings = from_environment(
             os.environ,
@@ -148,7 +125,10 @@ class PluginManager:
             root=root,
             host_version=host_version,
             lock_timeout_seconds=lock_timeout_seconds,
+            max_store_bytes=max_store_bytes,
+            system_store=system_store,
         )
+        settings = evolve(settings, on_corruption=on_corruption)
         return cls(settings, expiry=expiry, progress=progress, waiting=waiting)
 
     # --- parts, made when first needed ---------------------------------------------------------
@@ -163,8 +143,11 @@ class PluginManager:
 
     @cached_property
     def _trust(self) -> Trust:
+        return self._trust_of(self._store)
+
+    def _trust_of(self, store: Store) -> Trust:
         return Trust(
-            self._store.trust_directory,
+            store.trust_directory,
             self.settings.pinned_root(),
             metadata_url=self.settings.repository + "metadata/",
             targets_url=self.settings.repository + "targets/",
@@ -184,7 +167,7 @@ class PluginManager:
 
     @cached_property
     def _planner(self) -> Planner:
-        return Planner(self._store, self._trust, self.host, self._fetch_head)
+        return Planner(self._store, self._trust, self.host, self._fetch_head, self._now)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -198,9 +181,21 @@ class PluginManager:
         """The active releases, by plugin."""
         return [active for _, active in sorted(self._store.current().active.items())]
 
-    def history(self) -> list[Generation]:
-        """The generations up to the current one, newest first."""
+    def system_installed(self) -> list[Active]:
+        """The active releases of the system store that this store does not have."""
+        if self._system is None:
+            return []
+        own = self._store.current().active
+        active = self._system.current().active
+        return [one for plugin, one in sorted(active.items()) if plugin not in own]
+
+    def history(self) -> list[Record]:
+        """What made each generation up to the current one, newest first."""
         return self._store.history()
+
+    def generation(self, number: int) -> Generation:
+        """A generation with all that was active in it."""
+        return self._store.generation(number)
 
     def path(self, name: str | PluginName) -> Path:
         """The directory of a plugin's active release. Nothing in it is verified by asking."""
@@ -221,84 +216,51 @@ class PluginManager:
     def load(self, name: str | PluginName) -> LoadedPlugin:
         """The plugin's active release, everything verified now, ready to import and read.
 
-        No network. What it requires is loaded first. Loading what this process has loaded already
-        verifies it again and returns the same object. Raises NotFoundError, UntrustedError (also
-        ExpiredError), BlockedError, CorruptError naming every damaged file, IncompatibleHostError,
-        ModuleConflictError; RefusedError where this process still holds another release of it.
+        What it requires is loaded first. Loading what this process has loaded already verifies it
+        again and returns the same object. Until it is unloaded, or this process ends, nobody
+        evicts it. A plugin that this store does not have comes from the system store.
+
+        No lock, and no network, except where a release was evicted and is fetched again, or is
+        damaged and `on_corruption` is "repair". Raises NotFoundError, EvictedError, UntrustedError
+        (also ExpiredError), BlockedError, CorruptError naming every damaged file,
+        IncompatibleHostError, ModuleConflictError; RefusedError where this process still holds
+        another release of it.
         """
-        generation, vouching = self._store.current(), self._trust.local()
-        loaded = None
-        for release, manifest in self._order(_plugin(name), generation, vouching):
-            loaded = self._load(release, manifest)
-        assert loaded is not None  # the plugin itself comes last
-        for role in vouching.expired_roles:
-            _log.warning("accepted within the grace: %s", role)
-        return loaded
+        return self._loading.load(_plugin(name))
 
-    def _order(
-        self, plugin: PluginName, generation: Generation, vouching: Vouching
-    ) -> list[tuple[Active, Manifest]]:
-        """What loading `plugin` takes, vouched for and fit: what is required, then what requires.
+    @cached_property
+    def _loading(self) -> Loading:
+        layers = [Layer(self._store, self._trust)]
+        if self._system:
+            layers.append(Layer(self._system, self._trust_of(self._system)))
+        return Loading(layers, self.host, self._heal)
 
-        Plugins may require one another; then either may come first.
-        """
-        found: dict[PluginName, tuple[Active, Manifest]] = {}
-        order: list[tuple[Active, Manifest]] = []
-        # Not recursive: how deep requirements go is the publishers' doing. An entry is a plugin to
-        # enter, and who needs it; or one to leave, once what it requires is in `order`.
-        waiting: list[tuple[PluginName, PluginName | None, bool]] = [(plugin, None, False)]
-        while waiting:
-            name, needed_by, leaving = waiting.pop()
-            if leaving:
-                order.append(found[name])
-            elif name not in found:
-                manifest = self._loadable(name, needed_by, generation, vouching)
-                found[name] = generation.active[name], manifest
-                waiting.append((name, None, True))
-                waiting += [(one.plugin, name, False) for one in reversed(manifest.requirements)]
-        return order
-
-    def _loadable(
-        self,
-        plugin: PluginName,
-        needed_by: PluginName | None,
-        generation: Generation,
-        vouching: Vouching,
-    ) -> Manifest:
-        active = generation.active.get(plugin)
-        if active is None:
-            needs = f", but {needed_by} needs it" if needed_by else ""
-            raise NotFoundError(
-                f"{plugin} is not installed{needs}", remedy=f"Run 'pluginctl install {plugin}'."
-            )
-        manifest = vouched(self._store, vouching, active).manifest
-        if reasons := resolver.compatibility(manifest.needs, active.release.platform, self.host):
-            raise IncompatibleHostError(
-                f"{active.release} {reasons[0]}",
-                remedy="Install a release that fits.",
-                reasons=tuple(reasons),
-            )
-        return manifest
-
-    def _load(self, active: Active, manifest: Manifest) -> LoadedPlugin:
-        plugin = active.release.plugin
-        loaded = self._loaded.get(plugin)
-        if loaded is None or loaded.unloaded:
-            directory = self._store.release_directory(active.release, active.digest)
-            loaded = self._loaded[plugin] = load_release(manifest, directory)
-        elif loaded.release != active.release:
-            raise RefusedError(
-                f"{loaded.release} is loaded in this process, {active.release} is active now",
-                remedy="Unload it first, or restart the application.",
-            )
-        else:
-            loaded.verify()
-        return loaded
+    def _heal(self, plugin: PluginName, error: PluginManagerError) -> bool:
+        """Mend what a load met, as far as this host lets it; else say no."""
+        evicted = isinstance(error, EvictedError)
+        if not evicted and not (
+            isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
+        ):
+            return False
+        if evicted and not self.settings.repository:
+            return False
+        try:
+            if plugin not in self._store.current().active:
+                return False  # a system store is its owner's to mend
+        except CorruptError:
+            pass  # that is what is repaired
+        _log.warning("%s: %s", plugin, error.message)
+        try:
+            self.repair(plugin)
+        except PluginManagerError as failure:
+            _log.warning("%s could not be brought back: %s", plugin, failure)
+            return False
+        _log.warning("%s was %s", plugin, "fetched again" if evicted else "repaired")
+        return True
 
     def close(self) -> None:
         """Unload every plugin that this manager loaded, those that require others first."""
-        while self._loaded:
-            self._loaded.popitem()[1].unload()
+        self._loading.close()
 
     def __enter__(self) -> Self:
         return self
@@ -340,6 +302,14 @@ class PluginManager:
         version = parse_version(to) if isinstance(to, str) else to
         return self._planner.rollback(_plugin(name), version)
 
+    def plan_rollback_to(self, generation: int) -> Plan:
+        """What going back to all that was active in `generation` would do.
+
+        Offline, as far as its releases are on disk; what is not is fetched. Raises as
+        `plan_rollback` does.
+        """
+        return self._planner.rollback_to(generation)
+
     def _require_source(self) -> None:
         """Raise InvalidInputError unless there are a repository and a sound pinned root."""
         self.settings.base_url()
@@ -367,7 +337,7 @@ class PluginManager:
                 raise RefusedError(
                     "the store has changed since this was planned", remedy="Plan again."
                 )
-            self._store.require_room(plan.needed.write_bytes)
+            self._make_room(plan)
             done, total = 0, plan.needed.fetch_bytes
             staged: list[Staging] = []
             for step in plan.steps:
@@ -376,9 +346,30 @@ class PluginManager:
             self._store.place(staged)
             self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
             changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
-            if not changes:
-                return generation
-            return self._store.activate(changes, plan.action, self._now())
+            if changes:
+                generation = self._store.activate(changes, plan.action, self._now())
+            if staged or any(step.after is None for step in plan.steps):
+                self._tidy()
+            return generation
+
+    def _make_room(self, plan: Plan) -> None:
+        """Evict what the plan needs evicted; raises NoSpaceError before anything is evicted."""
+        while plan.needed.write_bytes:
+            space = self._planner.space(plan)
+            space.require(self._store.directory)
+            if not space.evict:
+                break
+            # Until it is enough: what another process has loaded meanwhile stays.
+            for one in self._store.evict(space.evict):
+                _log.info("evicted %s", one.release)
+
+    def _tidy(self) -> None:
+        """Collect garbage after a change, which has succeeded whatever comes of this."""
+        try:
+            self._store.collect(self._now())
+            trust.collect(self._store.trust_directory)
+        except (PluginManagerError, OSError) as error:
+            _log.warning("garbage was not collected: %s", error)
 
     def _bring(self, step: Step, staged: list[Staging], done: int, total: int) -> int:
         """See that the step's release is on disk, or in `staged`; returns the bytes fetched."""
@@ -448,7 +439,10 @@ class PluginManager:
         return plan
 
     def uninstall(self, *names: str | PluginName) -> Plan:
-        """Make plugins inactive; their files stay on disk. Returns the plan."""
+        """Make plugins inactive; returns the plan.
+
+        Their files stay until the next change, so that this one can be undone.
+        """
         with self._writing():
             plan = self.plan_uninstall(*names)
             self.apply(plan)
@@ -483,6 +477,35 @@ class PluginManager:
             self.apply(plan)
         return plan
 
+    def plan_pin(self, name: str | PluginName, *, pinned: bool = True) -> Plan:
+        """What keeping a plugin from ever being evicted (or letting it be again) would do."""
+        generation = self._store.current()
+        before = self._store.active(_plugin(name))
+        step = Step(before.release.plugin, before, evolve(before, pinned=pinned))
+        action = f"{'pin' if pinned else 'unpin'} {before.release.plugin}"
+        return Plan(action, generation.number, (step,))
+
+    def pin(self, name: str | PluginName) -> Plan:
+        """Keep a plugin's releases from being evicted, however long they are not loaded."""
+        with self._writing():
+            plan = self.plan_pin(name)
+            self.apply(plan)
+        return plan
+
+    def unpin(self, name: str | PluginName) -> Plan:
+        """Let a plugin's releases be evicted again."""
+        with self._writing():
+            plan = self.plan_pin(name, pinned=False)
+            self.apply(plan)
+        return plan
+
+    def rollback_to(self, generation: int) -> Plan:
+        """Go back to a whole generation, as `plan_rollback_to` says; returns the plan."""
+        with self._writing():
+            plan = self.plan_rollback_to(generation)
+            self.apply(plan)
+        return plan
+
     def update(self, *names: str | PluginName) -> None:
         """Bring fresh signed metadata, and with it news of blocked releases; no plugin changes.
 
@@ -503,93 +526,157 @@ class PluginManager:
         With none named, the store's own records too. Damage is reported, not raised.
         """
         try:
-            self._store.read_current()
             chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
             records = [] if names else self._store.damaged_generations()
         except CorruptError as error:
             return Report(records=(error.message,))
-        if not chosen:
-            return Report(records=tuple(f"{record} is damaged" for record in records))
-        try:
-            vouching = self._trust.local()
-        except (CorruptError, UntrustedError, NotFoundError) as error:
-            releases = [Inspection(active, error=error) for active in chosen]
-        else:
-            releases = [self._inspect(vouching, active) for active in chosen]
-        return Report(tuple(f"{record} is damaged" for record in records), tuple(releases))
-
-    def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
-        try:
-            manifest = vouched(self._store, vouching, active).manifest
-        except PluginManagerError as error:
-            return Inspection(active, error=error)
-        faults = self._store.faults(active, manifest, self.host.bytecode_tag)
-        return Inspection(active, tuple(faults))
+        return self._inspector.verify(chosen, records)
 
     def repair(self, *names: str | PluginName) -> Report:
         """Mend `names` (none: all, and the store's own records); reports what was found damaged.
 
-        Of each plugin the active release, and those that a rollback could return to. Only damaged
-        chunks are fetched, and none that another release on this disk still has. Foreign files are
-        left alone. Raises where something cannot be mended.
+        Of each plugin the active release, also where it was evicted, and those on disk that a
+        rollback could return to. Only damaged chunks are fetched, and none that another release on
+        this disk still has. Foreign files are left alone. Raises where something cannot be mended.
         """
         with self._writing():
-            records = self._repair_records()
+            records = self._inspector.repair_records()
             chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
-            if not chosen:
-                return Report(tuple(records))
-            try:
-                vouching = self._trust.local()
-                for active in chosen:
-                    vouching.target(active.release)
-                    vouching.catalogue(active.release.plugin)
-            except (CorruptError, UntrustedError, NotFoundError) as error:
-                records.append(error.message)
-                vouching = self._refetch_metadata()
-            releases = []
-            for active in chosen:
-                releases.append(self._repair(vouching, active))
-                for earlier in self._store.earlier(active):
-                    # One that is blocked or no longer listed is of no use to a rollback.
-                    with suppress(UntrustedError, RefusedError):
-                        found = self._repair(vouching, earlier)
-                        releases += [] if found.good else [found]
-            return Report(tuple(records), tuple(releases))
+            return self._inspector.repair(chosen, records)
 
-    def _repair_records(self) -> list[str]:
-        records = []
-        try:
-            self._store.read_current()
-        except CorruptError as error:
-            records.append(error.message)
-            self._store.recover_current(self._now())
-        damaged = self._store.set_aside_damaged_generations()
-        return records + [f"{record} is damaged" for record in damaged]
+    @cached_property
+    def _inspector(self) -> Inspector:
+        return Inspector(
+            self._store,
+            self._trust,
+            self.host.bytecode_tag,
+            fetch_head=self._fetch_head,
+            assemble=self._assemble_with_room,
+            require_source=self._require_source,
+            now=self._now,
+        )
 
-    def _refetch_metadata(self) -> Vouching:
-        self._require_source()
-        with self._trust.update() as update:
-            keep_chains(self._store, update)
-        return self._trust.local()
+    def _assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
+        needed = self._store.needed(head, files)
+        step = Step(head.manifest.release.plugin, None, Active(head.manifest.release, head.digest),
+                    needed=needed)  # fmt: skip
+        self._make_room(Plan("repair", self._store.current().number, (step,)))
+        return self._assemble(head, files, bundle_path)[0]
 
-    def _repair(self, vouching: Vouching, active: Active) -> Inspection:
-        found = self._inspect(vouching, active)
-        if found.good:
-            return found
-        target = vouching.target(active.release)
-        if isinstance(found.error, CorruptError):
-            self._store.keep_heads([self._fetch_head(target)])
-        head = vouched(self._store, vouching, active)
-        faults = self._store.faults(active, head.manifest, self.host.bytecode_tag)
-        damaged = {fault.path for fault in faults if fault.damage is not Damage.FOREIGN}
-        files = [file for file in head.manifest.files if file.path in damaged]
-        if files:
-            staging, _ = self._assemble(head, files, target.path)
-            if self._store.has(active):
-                self._store.replace(staging)
-            else:
-                self._store.place([staging])
-        return evolve(found, faults=tuple(faults))
+    # --- space ---------------------------------------------------------------------------------
+
+    def storage(self) -> Storage:
+        """What the store holds, why, what would go first, and how much room there is."""
+        return self._store.storage(self._now())
+
+    @property
+    def used(self) -> int:
+        """The bytes that the store takes on the disk."""
+        return self.storage().used_bytes
+
+    @property
+    def available(self) -> int:
+        """The bytes that could be added within the budget and the free floor, evicting nothing."""
+        return self.storage().available_bytes
+
+    def plan_evict(self, wanted_bytes: int) -> Cleanup:
+        """What `evict` would remove; raises NoSpaceError where less could be freed."""
+        chosen, freed = self._store.plan_eviction(wanted_bytes, self._now())
+        if freed < wanted_bytes:
+            raise NoSpaceError(
+                f"only {size_text(freed)} of {size_text(wanted_bytes)} could be freed",
+                needed_bytes=wanted_bytes,
+                free_bytes=freed,
+                remedy="What is pinned, loaded or being downloaded is never evicted.",
+            )
+        return Cleanup(evicted=tuple(chosen), freed_bytes=freed)
+
+    def evict(self, wanted_bytes: int) -> Cleanup:
+        """Free at least `wanted_bytes` by evicting the coldest releases; all or nothing.
+
+        A plugin whose active release goes stays installed: the next load fetches it again.
+        """
+        gone: list[Resident] = []
+        with self._writing():
+            before = self.storage().release_bytes
+            freed = 0
+            while freed < wanted_bytes:
+                gone += self._store.evict(self.plan_evict(wanted_bytes - freed).evicted)
+                freed = before - self.storage().release_bytes
+        return Cleanup(evicted=tuple(gone), freed_bytes=freed)
+
+    def plan_cleanup(self, *, unfinished: bool = False) -> Cleanup:
+        """What `cleanup` would remove."""
+        now = self._now()
+        garbage = self._store.garbage(now, unfinished=unfinished) + self._trust_garbage()
+        over = self._store.plan_space(0, (), now)
+        freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
+        return Cleanup(tuple(garbage), over.evict, freed)
+
+    def cleanup(self, *, unfinished: bool = False) -> Cleanup:
+        """Remove what nobody needs any more, and evict what is over the budget or the free floor.
+
+        What an interrupted command left is kept for a week for the next attempt; `unfinished`
+        removes it at once.
+        """
+        with self._writing():
+            now = self._now()
+            garbage = self._store.collect(now, unfinished=unfinished)
+            garbage += self._trust_garbage()
+            trust.collect(self._store.trust_directory)
+            over = self._store.plan_space(0, (), now)
+            evicted = self._store.evict(over.evict)
+        freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
+        return Cleanup(tuple(garbage), tuple(evicted), freed)
+
+    def _trust_garbage(self) -> list[Garbage]:
+        directory = self._store.trust_directory
+        return [
+            Garbage(
+                "metadata",
+                path.relative_to(self._store.directory).as_posix(),
+                disk_bytes(path),
+            )
+            for path in trust.garbage(directory)
+        ]
+
+    def plan_delete(self, name: str | PluginName, version: str | Version | None = None) -> Cleanup:
+        """What `delete` would remove; raises as it does."""
+        plugin = _plugin(name)
+        wanted = parse_version(version) if isinstance(version, str) else version
+        active = self._store.current().active.get(plugin)
+        here = [one for one in self.storage().residents if one.release.plugin == plugin]
+        if wanted is not None:
+            chosen = [one for one in here if one.release.version == wanted]
+        else:
+            chosen = [one for one in here if active is None or one.digest != active.digest]
+        if not chosen:
+            what = f"{plugin} {wanted}" if wanted else f"release of {plugin} that is not active"
+            raise NotFoundError(
+                f"there is no {what} on this disk", remedy="'pluginctl storage' shows what is."
+            )
+        if active and any(one.digest == active.digest for one in chosen):
+            raise RefusedError(
+                f"{active.release} is active", remedy=f"First 'pluginctl uninstall {plugin}'."
+            )
+        freed = self._store.freed_bytes(chosen, self._now())
+        return Cleanup(evicted=tuple(chosen), freed_bytes=freed)
+
+    def delete(self, name: str | PluginName, version: str | Version | None = None) -> Cleanup:
+        """Remove releases of a plugin that are not active from the disk: `version`, or else all.
+
+        Raises NotFoundError where there is none, RefusedError where it is active or loaded.
+        """
+        with self._writing():
+            plan = self.plan_delete(name, version)
+            if loaded := set(plan.evicted) & self._store.leased(plan.evicted):
+                raise RefusedError(
+                    f"{next(iter(loaded)).release} is loaded by a running process",
+                    remedy="End that process first.",
+                )
+            gone = self._store.evict(plan.evicted)
+            self._tidy()
+        return evolve(plan, evicted=tuple(gone))
 
 
 def _requirements(requests: Iterable[str | PluginRequirement]) -> list[PluginRequirement]:

@@ -6,9 +6,9 @@ from attrs import field, frozen
 
 from plugin_manager.bundle import Head
 from plugin_manager.model import PluginName, Release
-from plugin_manager.store import Active, Needed
+from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan
 
-__all__ = ["NOTHING_NEEDED", "Plan", "Progress", "Step"]
+__all__ = ["NOTHING_NEEDED", "Cleanup", "Plan", "Progress", "Step"]
 
 NOTHING_NEEDED = Needed(0, 0, 0, 0)
 
@@ -18,7 +18,7 @@ class Step:
     """One plugin's part of a plan: from `before` to `after` (None: not active).
 
     `bundle_path` is the bundle's place below the repository's `targets/`, "" where nothing can be
-    fetched (rollback, uninstall); `head` is the verified head of `after`.
+    fetched (what is on this disk, uninstall); `head` is the verified head of `after`.
     """
 
     plugin: PluginName
@@ -31,7 +31,10 @@ class Step:
 
     @property
     def kind(self) -> str:
-        """`install`, `upgrade`, `downgrade`, `uninstall`, `hold`, `unhold` or `keep`."""
+        """`install`, `upgrade`, `downgrade`, `uninstall`; or `hold`, `unhold`, `pin`, `unpin`.
+
+        `keep` where nothing changes.
+        """
         if self.after is None:
             return "uninstall"
         if self.before is None:
@@ -41,6 +44,8 @@ class Step:
             return "upgrade" if newer else "downgrade"
         if self.before.held != self.after.held:
             return "hold" if self.after.held else "unhold"
+        if self.before.pinned != self.after.pinned:
+            return "pin" if self.after.pinned else "unpin"
         return "keep"
 
     def __str__(self) -> str:
@@ -63,13 +68,15 @@ class Step:
 class Plan:
     """A change worked out but not made. `base` is the generation that it starts from.
 
-    `notes` are sentences worth telling (a yanked release, a held plugin left alone).
+    `notes` are sentences worth telling (a yanked release, a held plugin left alone). `space` says
+    whether it fits and what has to be evicted for it; None where nothing is written.
     """
 
     action: str
     base: int
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
+    space: SpacePlan | None = None
 
     @property
     def needed(self) -> Needed:
@@ -80,6 +87,15 @@ class Plan:
             share_bytes=sum(step.needed.share_bytes for step in self.steps),
             write_bytes=sum(step.needed.write_bytes for step in self.steps),
         )
+
+
+@frozen
+class Cleanup:
+    """What was (or would be) removed: garbage, and releases evicted; `freed_bytes` in all."""
+
+    garbage: tuple[Garbage, ...] = ()
+    evicted: tuple[Resident, ...] = ()
+    freed_bytes: int = 0
 
 
 @frozen

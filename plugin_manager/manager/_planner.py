@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 
 from attrs import evolve
 from packaging.version import Version
@@ -22,7 +23,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Step
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
-from plugin_manager.store import Active, Damage, Generation, Store
+from plugin_manager.store import Active, Generation, SpacePlan, Store
 from plugin_manager.trust import BundleTarget, Trust, Update, Vouching
 
 __all__ = ["Planner", "keep_chains", "vouched"]
@@ -42,7 +43,7 @@ def keep_chains(store: Store, update: Update) -> None:
     One publisher's lapse is no reason to keep the others' news away; where that very plugin is
     asked for, the error comes again.
     """
-    for plugin in sorted({plugin for past in store.history() for plugin in past.active}):
+    for plugin in sorted(store.plugins()):
         with suppress(NotFoundError, UntrustedError, InvalidInputError):
             update.catalogue(plugin)
 
@@ -55,8 +56,14 @@ class Planner:
     """
 
     def __init__(
-        self, store: Store, trust: Trust, host: Host, fetch_head: Callable[[BundleTarget], bytes]
+        self,
+        store: Store,
+        trust: Trust,
+        host: Host,
+        fetch_head: Callable[[BundleTarget], bytes],
+        now: Callable[[], datetime],
     ) -> None:
+        self._now = now
         self._store = store
         self._trust = trust
         self._host = host
@@ -99,7 +106,29 @@ class Planner:
                 )
             if not before or before.release != entry.release:
                 steps.append(self._step(vouching, entry.release, before))
-        return Plan(action, generation.number, tuple(steps), tuple(notes))
+        return self._with_space(Plan(action, generation.number, tuple(steps), tuple(notes)))
+
+    def _with_space(self, plan: Plan) -> Plan:
+        return evolve(plan, space=self.space(plan)) if plan.needed.write_bytes else plan
+
+    def space(self, plan: Plan) -> SpacePlan:
+        """Whether `plan` fits now, and what has to be evicted for it."""
+        protected = {step.before.digest for step in plan.steps if step.before}
+        active = dict(self._store.current().active)
+        active |= {step.plugin: step.after for step in plan.steps if step.after}
+        heads = {step.plugin: step.head for step in plan.steps if step.head}
+        # What is installed, and what that requires: else it would not load offline.
+        waiting = [step.plugin for step in plan.steps if step.after]
+        while waiting:
+            plugin = waiting.pop()
+            one = active.get(plugin)
+            if one is None or (one.digest in protected and plugin not in heads):
+                continue
+            protected.add(one.digest)
+            with suppress(CorruptError, InvalidInputError):
+                head = heads.pop(plugin, None) or self._store.head(one.digest)
+                waiting += [requirement.plugin for requirement in head.manifest.requirements]
+        return self._store.plan_space(plan.needed.write_bytes, protected, self._now())
 
     def _resolve(
         self,
@@ -140,7 +169,7 @@ class Planner:
         except CorruptError:
             data = self._fetch_head(target)
         head = vouching.vouch(release, data)
-        after = Active(release, head.digest)
+        after = Active(release, head.digest, pinned=bool(before and before.pinned))
         needed = NOTHING_NEEDED
         if not self._store.has(after):
             needed = self._store.needed(head, head.manifest.files_for(self._host.bytecode_tag))
@@ -171,29 +200,65 @@ class Planner:
     def rollback(self, plugin: PluginName, to: Version | None) -> Plan:
         """What going back to version `to`, or else to the one before, would do; offline."""
         generation, before = self._store.current(), self._store.active(plugin)
-        target = self._earlier(plugin, before, to)
-        vouching = self._trust.local()
-        head = vouched(self._store, vouching, target)
-        after: dict[PluginName, resolver.Described] = {
-            other: described
-            for other, active in generation.active.items()
-            if (described := self._described(vouching, active))
-        }
-        after[plugin] = head.manifest
-        resolver.check(after, self._host, concerning={plugin})
-        self._require_whole(target, head.manifest)
-        notes = []
-        entry = vouching.catalogue(plugin).entry(target.release)
-        if entry and entry.yanked and entry.withdrawal:
-            notes.append(f"{target.release} was yanked: {entry.withdrawal.reason}")
-        notes.append(
+        target = evolve(self._earlier(plugin, before, to), held=True, pinned=before.pinned)
+        action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
+        plan = self._return(action, generation, {plugin: target})
+        held = (
             f"{plugin} is held at {target.release.version}: upgrades leave it alone until "
             f"'pluginctl unhold {plugin}'"
         )
-        held = evolve(target, held=True)
-        action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
-        step = Step(plugin, before, held, head)
-        return Plan(action, generation.number, (step,), tuple(notes))
+        return evolve(plan, notes=(*plan.notes, held))
+
+    def rollback_to(self, number: int) -> Plan:
+        """What going back to all that generation `number` had active would do; offline.
+
+        What goes back to an older version is held there.
+        """
+        generation, target = self._store.current(), self._store.generation(number)
+        changes: dict[PluginName, Active | None] = {}
+        for plugin in sorted({*generation.active, *target.active}):
+            before, after = generation.active.get(plugin), target.active.get(plugin)
+            if before and after and after.release.version < before.release.version:
+                after = evolve(after, held=True)
+            if before != after:
+                changes[plugin] = after
+        held = tuple(
+            f"{plugin} is held at {after.release.version}: 'pluginctl unhold {plugin}' lifts it"
+            for plugin, after in changes.items()
+            if after and after.held and not target.active[plugin].held
+        )
+        plan = self._return(f"rollback to generation {number}", generation, changes)
+        return evolve(plan, notes=(*plan.notes, *held))
+
+    def _return(
+        self, action: str, generation: Generation, changes: Mapping[PluginName, Active | None]
+    ) -> Plan:
+        """What making earlier releases active again would do, `changes` being vouched for here."""
+        vouching = self._trust.local()
+        after: dict[PluginName, resolver.Described] = {
+            other: described
+            for other, active in generation.active.items()
+            if other not in changes and (described := self._described(vouching, active))
+        }
+        steps, notes = [], []
+        for plugin, target in changes.items():
+            before = generation.active.get(plugin)
+            if target is None:
+                steps.append(Step(plugin, before, None))
+                continue
+            head = vouched(self._store, vouching, target)
+            after[plugin] = head.manifest
+            entry = vouching.catalogue(plugin).entry(target.release)
+            if entry and entry.yanked and entry.withdrawal:
+                notes.append(f"{target.release} was yanked: {entry.withdrawal.reason}")
+            if self._store.has(target):
+                self._require_visible(target, head.manifest)
+                steps.append(Step(plugin, before, target, head))
+            else:
+                notes.append(f"{target.release} is not on this disk any more and is fetched")
+                steps.append(evolve(self._step(vouching, target.release, before), after=target))
+        resolver.check(after, self._host, concerning=set(changes))
+        return self._with_space(Plan(action, generation.number, tuple(steps), tuple(notes)))
 
     def _described(self, vouching: Vouching, active: Active) -> resolver.Described | None:
         """What an active release requires; None where its damaged files do not tell.
@@ -207,6 +272,11 @@ class Planner:
         return None
 
     def _earlier(self, plugin: PluginName, before: Active, to: Version | None) -> Active:
+        if to is None:
+            certain = self._store.past(plugin, certain=True)
+            found = [one for one in certain if one.release.version < before.release.version]
+            if found:
+                return found[0]
         damaged = self._store.damaged_generations()
         if damaged and to is None:
             raise CorruptError(
@@ -214,7 +284,12 @@ class Planner:
                 paths=tuple(damaged),
                 remedy="Run 'pluginctl repair', which goes on without it.",
             )
-        past = [g.active[plugin] for g in self._store.history() if plugin in g.active]
+        past = list(
+            {
+                one.digest: Active(one.release, one.digest)
+                for one in (*self._store.past(plugin), *self._store.earlier(before))
+            }.values()
+        )
         if to is not None:
             found = [active for active in past if active.release.version == to]
         else:
@@ -230,12 +305,12 @@ class Planner:
             )
         return found[0]
 
-    def _require_whole(self, active: Active, manifest: Manifest) -> None:
-        faults = self._store.faults(active, manifest, self._host.bytecode_tag)
-        damaged = [fault for fault in faults if fault.damage is not Damage.FOREIGN]
-        if damaged:
+    def _require_visible(self, active: Active, manifest: Manifest) -> None:
+        # What only hashing finds, the next load finds: going back takes no time, however large.
+        faults = self._store.visible_faults(active, manifest, self._host.bytecode_tag)
+        if faults:
             raise CorruptError(
-                f"{active.release}: {', '.join(str(fault) for fault in damaged[:5])}",
-                paths=tuple(fault.path for fault in damaged),
+                f"{active.release}: {', '.join(str(fault) for fault in faults[:5])}",
+                paths=tuple(fault.path for fault in faults),
                 remedy=f"Run 'pluginctl repair {manifest.release.plugin}'.",
             )

@@ -1,8 +1,11 @@
 """The local store: releases, generations and staging. The file system is the truth."""
 
-from plugin_manager.store._generations import Active, Generation
+from plugin_manager.store._garbage import Garbage, disk_bytes
+from plugin_manager.store._generations import Active, Change, Generation, Record
+from plugin_manager.store._lease import Lease
+from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
-from plugin_manager.store._store import Store
+from plugin_manager.store._store import Storage, Store
 from plugin_manager.store._verify import (
     Damage,
     Fault,
@@ -14,12 +17,21 @@ from plugin_manager.store._verify import (
 
 __all__ = [
     "Active",
+    "Change",
     "Damage",
     "Fault",
+    "Garbage",
     "Generation",
+    "Kept",
+    "Lease",
     "Needed",
+    "Record",
+    "Resident",
+    "SpacePlan",
     "Staging",
+    "Storage",
     "Store",
+    "disk_bytes",
     "foreign_files",
     "open_verified",
     "read_verified",

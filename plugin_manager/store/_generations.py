@@ -1,123 +1,221 @@
-r"""Generations: immutable records of which release of each plugin is active, and the `current` one.
+"""Generations: immutable records of which release of each plugin is active, and the current one.
 
-    generations/7.json   {"blake3": hex of the rendered "generation", "generation": {...}}
-    current              "7 <BLAKE3 of generations/7.json in hex>\n"; "0 ...": nothing yet
+    generations/7.json   {"blake3":"<hex of all that follows this line>",
+                         "record":{what was done, when, and what changed},
+                         "active":[
+                         {one release a line}
+                         ]}
+    current              a copy of the generation that is current, replaced by one rename
 
-They are not signed (what they name is), but a flipped bit must be found: files are rendered in one
-way only and must equal their own rendering, and each digest covers all below it.
+They are not signed (what they name is), but a flipped bit must be found: the first line is of one
+fixed form and its digest covers the rest. And it must be mended without losing a change: so the
+current generation is there twice. The record stands on a line of its own, so that a long history
+can be listed without parsing what was active in each generation.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from attrs import field, frozen
 from blake3 import blake3
 
 from plugin_manager.document import Document
 from plugin_manager.errors import CorruptError, InvalidInputError
-from plugin_manager.manifest import release_of
-from plugin_manager.model import Digest, PluginName, Release, utc_text
+from plugin_manager.model import (
+    Digest,
+    Platform,
+    PluginName,
+    Release,
+    parse_version,
+    utc_text,
+)
 
-__all__ = ["EMPTY", "Active", "Generation", "parse", "parse_current", "render", "render_current"]
+__all__ = [
+    "EMPTY",
+    "Active",
+    "Change",
+    "Generation",
+    "Record",
+    "lineages",
+    "parse",
+    "parse_record",
+    "render",
+]
 
-FORMAT = 1
+FORMAT = 2
 MAX_GENERATION_BYTES = 64 * 1024 * 1024
-_CURRENT = re.compile(rb"(0|[1-9][0-9]{0,15}) ([0-9a-f]{64})\n")
+_FIRST_LINE = re.compile(rb'\{"blake3":"([0-9a-f]{64})",')
+_RECORD, _ACTIVE, _END = b'"record":', b'"active":[', b"]}\n"
 
 
 @frozen
 class Active:
-    """A plugin's active release; `digest` names its head; `held`: upgrades leave it alone."""
+    """A plugin's active release; `digest` names its head.
+
+    `held`: upgrades leave it alone; `pinned`: eviction does.
+    """
 
     release: Release
     digest: Digest
     held: bool = False
+    pinned: bool = False
 
 
 @frozen
-class Generation:
-    """Which releases are active; `action` says in a few words what made it."""
+class Change:
+    """What a generation changed for one plugin; None: not active."""
+
+    plugin: PluginName
+    before: Active | None
+    after: Active | None
+
+
+@frozen
+class Record:
+    """What made a generation; `action` says it in a few words."""
 
     number: int
     created: datetime
     action: str
+    changes: tuple[Change, ...] = ()
+
+
+@frozen
+class Generation(Record):
+    """A record with which releases were active after it."""
+
     active: Mapping[PluginName, Active] = field(factory=dict)
 
 
 EMPTY = Generation(0, datetime.fromtimestamp(0, UTC), "empty store")
 
 
+def lineages(records: Iterable[Record]) -> dict[PluginName, list[Active]]:
+    """What was ever active of each plugin, the last active first; `records` newest first."""
+    found: dict[PluginName, dict[Digest, Active]] = {}
+    for record in records:
+        for change in record.changes:
+            past = found.setdefault(change.plugin, {})
+            for one in (change.after, change.before):
+                if one is not None:
+                    past.setdefault(one.digest, one)
+    return {plugin: list(past.values()) for plugin, past in found.items()}
+
+
 def render(generation: Generation) -> bytes:
     """The generation as bytes, the same for equal generations."""
-    value = {
+    record = {
         "format": FORMAT,
         "number": generation.number,
         "created": utc_text(generation.created),
         "action": generation.action,
-        "active": [
+        "changes": [
             {
-                "plugin": str(plugin),
-                "version": str(active.release.version),
-                "platform": str(active.release.platform),
-                "head": str(active.digest),
-                "held": active.held,
+                "plugin": str(change.plugin),
+                **{
+                    name: _fields(one)
+                    for name, one in (("before", change.before), ("after", change.after))
+                    if one is not None
+                },
             }
-            for plugin, active in sorted(generation.active.items())
+            for change in generation.changes
         ],
     }
-    text = json.dumps({"blake3": _digest(value), "generation": value}, indent=1)
-    return text.encode() + b"\n"
+    lines = [
+        _json({"plugin": str(plugin), **_fields(active)})
+        for plugin, active in sorted(generation.active.items())
+    ]
+    separated = b",\n".join(lines) + (b"\n" if lines else b"")
+    body = b"\n".join([_RECORD + _json(record) + b",", _ACTIVE, separated + _END])
+    return b'{"blake3":"' + blake3(body).hexdigest().encode() + b'",\n' + body
 
 
-def _digest(value: object) -> str:
-    return blake3(json.dumps(value).encode()).hexdigest()
+def _fields(active: Active) -> dict[str, Any]:
+    return {
+        "version": str(active.release.version),
+        "platform": str(active.release.platform),
+        "head": str(active.digest),
+        "held": active.held,
+        "pinned": active.pinned,
+    }
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def parse(data: bytes, where: str) -> Generation:
     """The generation in `data`; raises CorruptError naming `where` for any changed byte."""
+    record = parse_record(data, where)
     try:
-        outer = json.loads(data.decode())
-        document = Document(outer["generation"])
-        document.check_format(FORMAT, where)
+        document = Document(json.loads(data))
         active = {}
         for item in document.tables("active"):
-            release = release_of(item)
-            digest = item.parsed("head", Digest.parse)
-            if release and digest:
-                active[release.plugin] = Active(release, digest, item.boolean("held"))
-        created = datetime.strptime(document.text("created"), "%Y-%m-%dT%H:%M:%S%z")
-        generation = Generation(
+            if plugin := item.parsed("plugin", PluginName.parse):
+                active[plugin] = _active(item, plugin)
+        document.finish(where)
+    except (InvalidInputError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _corrupt(where) from error
+    return Generation(
+        record.number,
+        record.created,
+        record.action,
+        record.changes,
+        {plugin: one for plugin, one in active.items() if one is not None},
+    )
+
+
+def parse_record(data: bytes, where: str) -> Record:
+    """The record in a generation's `data`, all of whose bytes are checked; raises CorruptError."""
+    first, _, body = data.partition(b"\n")
+    match = _FIRST_LINE.fullmatch(first)
+    if not match or blake3(body).hexdigest() != match[1].decode():
+        raise _corrupt(where)
+    line = body[: body.find(b"\n")]
+    try:
+        if not line.startswith(_RECORD) or not line.endswith(b","):
+            raise _corrupt(where)
+        document = Document(json.loads(line[len(_RECORD) : -1]))
+        document.check_format(FORMAT, where)
+        record = Record(
             number=document.integer("number"),
-            created=created,
+            created=datetime.strptime(document.text("created"), "%Y-%m-%dT%H:%M:%S%z"),
             action=document.text("action"),
-            active=active,
+            changes=tuple(_changes(document)),
         )
         document.finish(where)
-        same = render(generation) == data
     except (
         InvalidInputError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
         raise _corrupt(where) from error
-    if not same:
-        raise _corrupt(where)
-    return generation
+    return record
 
 
-def render_current(number: int, generation_file: bytes) -> bytes:
-    """The content of `current` that names the generation in `generation_file`."""
-    return f"{number} {blake3(generation_file).hexdigest()}\n".encode()
+def _changes(document: Document) -> Iterable[Change]:
+    for item in document.tables("changes"):
+        plugin = item.parsed("plugin", PluginName.parse)
+        before, after = item.table("before"), item.table("after")
+        if plugin:
+            yield Change(
+                plugin,
+                _active(before, plugin) if before.value else None,
+                _active(after, plugin) if after.value else None,
+            )
 
 
-def parse_current(data: bytes, where: str) -> tuple[int, str]:
-    """The number and the file digest that `current` names; raises CorruptError."""
-    match = _CURRENT.fullmatch(data)
-    if not match:
-        raise _corrupt(where)
-    return int(match[1]), match[2].decode()
+def _active(item: Document, plugin: PluginName) -> Active | None:
+    version = item.parsed("version", parse_version)
+    platform = item.parsed("platform", Platform.parse)
+    digest = item.parsed("head", Digest.parse)
+    held, pinned = item.boolean("held"), item.boolean("pinned")
+    if version is None or platform is None or digest is None:
+        return None  # a fault, which `finish` raises
+    return Active(Release(plugin, version, platform), digest, held, pinned)
 
 
 def _corrupt(where: str) -> CorruptError:

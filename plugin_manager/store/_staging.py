@@ -89,12 +89,11 @@ def survey(
     copy = share = write = 0
     for file in files:
         path = directory / file.path
-        if not path.exists():
-            if (manifest.content_key(file), file.executable) in sources.files:
-                share += file.size
-                continue
-            write += file.size
+        if not path.exists() and (manifest.content_key(file), file.executable) in sources.files:
+            share += file.size
+            continue
         for chunk in _lacking(path, manifest, file):
+            write += chunk.length  # also what is staged at its full size may still be holes
             if chunk.digest in sources.chunks:
                 copy += chunk.length
             else:

@@ -4,11 +4,12 @@
     manifests/<digest>      heads, as they came in front of their bundles
     generations/, current   see _generations
     staging/<digest>/       see _staging
+    index/                  see _usage and _contents: helps to decide, is never the truth
     trust/                  the trust module's own
-    lock, lock-holder       one writer at a time; readers take no lock
+    lock, lock-holder       see _lock
 
 Objects are written first, then the head, then the generation, then `current`; so whatever
-`current` leads to exists.
+`current` leads to exists, unless it was evicted. Deleting goes the other way (see _garbage).
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from attrs import frozen
 
 from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
 from plugin_manager.durable import (
     disk_errors,
-    free_bytes,
+    disk_space,
     is_real_directory,
     make_directories,
     make_real_directories,
@@ -39,23 +40,61 @@ from plugin_manager.durable import (
 )
 from plugin_manager.errors import (
     CorruptError,
+    EvictedError,
     InvalidInputError,
-    LockedError,
-    NoSpaceError,
     NotFoundError,
 )
 from plugin_manager.manifest import File, Manifest
-from plugin_manager.model import Digest, PluginName, Release
-from plugin_manager.store import _files, _generations
-from plugin_manager.store._generations import EMPTY, Active, Generation
+from plugin_manager.model import Digest, PluginName, Release, bytecode_tag
+from plugin_manager.settings import Limits
+from plugin_manager.store import _files, _garbage, _residents, _space
+from plugin_manager.store._contents import Index, contents_of
+from plugin_manager.store._garbage import Garbage
+from plugin_manager.store._generations import Active, Generation, Record, lineages
+from plugin_manager.store._history import History
+from plugin_manager.store._lease import Lease, claim
+from plugin_manager.store._lock import WriterLock
+from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
-from plugin_manager.store._verify import Fault, foreign_files, release_faults
+from plugin_manager.store._usage import UsageLog
+from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
 
-__all__ = ["Store"]
+__all__ = ["Storage", "Store"]
 
-_GENERATION_NAME = re.compile(r"([1-9][0-9]{0,14})\.json", re.ASCII)
-_ROOM_MARGIN = 1.2  # of what will be written: file systems need room for themselves
-_LOCK_NOTICE_SECONDS = 1.0
+
+@frozen
+class Storage:
+    """What a store holds and how much room it has; bytes.
+
+    `order` is the order in which releases would be evicted, `unique_bytes` what the eviction of
+    each of `residents` alone would free, `leased` those that a live process has loaded, `evicted`
+    the active releases that are not on this disk.
+    """
+
+    residents: tuple[Resident, ...]
+    unique_bytes: tuple[int, ...]
+    order: tuple[Resident, ...]
+    leased: frozenset[Path]
+    evicted: tuple[Active, ...]
+    release_bytes: int
+    unfinished_bytes: int
+    record_bytes: int
+    budget_bytes: int | None
+    free_bytes: int
+    floor_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """Releases, unfinished downloads and the store's own records."""
+        return self.release_bytes + self.unfinished_bytes + self.record_bytes
+
+    @property
+    def available_bytes(self) -> int:
+        """What could be added now, without evicting anything."""
+        room = max(self.free_bytes - self.floor_bytes, 0)
+        if self.budget_bytes is None:
+            return room
+        return min(room, max(self.budget_bytes - self.used_bytes, 0))
 
 
 class Store:
@@ -64,24 +103,18 @@ class Store:
     Reading takes no lock. Writing methods say so, and must be called within `writing`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
         self.directory = directory
-        self._lock_of: tuple[int, FileLock] | None = None
-        self._read: tuple[bytes, Generation] | None = None
+        self.limits = limits or Limits()
+        self._history = History(directory)
+        self._lock = WriterLock(directory)
+        self._usage = UsageLog(directory)
+        self._used: set[Digest] = set()
 
     @property
     def trust_directory(self) -> Path:
         """Where the trust module keeps its metadata."""
         return self.directory / "trust"
-
-    # --- the writer's lock -------------------------------------------------------------------
-
-    @property
-    def _lock(self) -> FileLock:
-        # A child of a fork must not believe that it holds what its parent holds.
-        if self._lock_of is None or self._lock_of[0] != os.getpid():
-            self._lock_of = os.getpid(), FileLock(self.directory / "lock")
-        return self._lock_of[1]
 
     @contextlib.contextmanager
     def writing(
@@ -97,125 +130,20 @@ class Store:
         """
         with disk_errors(self.directory):
             make_directories(self.directory)
-            self._acquire(timeout_seconds, waiting)
-        try:
-            with disk_errors(self.directory):
-                self._say_who()
-                self._prepare()
+            with self._lock.held(timeout_seconds, waiting):
+                for name in ("releases", "manifests", "generations", "staging", "index"):
+                    make_real_directories(self.directory, self.directory / name)
+                self._history.prepare()
                 yield
-        finally:
-            with contextlib.suppress(OSError):
-                if self._lock.lock_counter == 1:
-                    self._holder_path.unlink()
-            self._lock.release()
-
-    def _acquire(self, timeout_seconds: float, waiting: Callable[[str], None]) -> None:
-        first = min(_LOCK_NOTICE_SECONDS, timeout_seconds) if timeout_seconds >= 0 else 1.0
-        try:
-            try:
-                self._lock.acquire(timeout=first)
-            except Timeout:
-                waiting(self._holder())
-                rest = timeout_seconds - first if timeout_seconds >= 0 else -1
-                self._lock.acquire(timeout=rest)
-        except (Timeout, RuntimeError) as error:  # RuntimeError: by this very thread
-            raise LockedError(
-                f"the store {self.directory} is locked by {self._holder()}",
-                remedy="Wait for it to finish, or allow a longer --lock-timeout.",
-                holder=self._holder(),
-            ) from error
-
-    @property
-    def _holder_path(self) -> Path:
-        return self.directory / "lock-holder"
-
-    def _say_who(self) -> None:
-        """Leave a word for those who wait; nobody relies on it."""
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:200]
-        with contextlib.suppress(OSError):
-            self._holder_path.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(self._holder_path, flags, 0o644), "w") as file:
-                file.write(f"process {os.getpid()} ({command})")
-
-    def _holder(self) -> str:
-        try:
-            return read_regular(self._holder_path, 1000).decode(errors="replace")
-        except (OSError, CorruptError):
-            return "another process"
-
-    def _prepare(self) -> None:
-        for name in ("releases", "manifests", "generations", "staging"):
-            make_real_directories(self.directory, self.directory / name)
-        if not os.path.lexists(self._current_path) and not self._has_content():
-            sync_directory(self.directory)
-            self._switch(EMPTY)
-
-    def _has_content(self) -> bool:
-        """Whether there is anything that `current` should lead to."""
-        for name in ("generations", "manifests", "releases"):
-            with contextlib.suppress(FileNotFoundError):
-                if any((self.directory / name).iterdir()):
-                    return True
-        return False
 
     # --- generations -------------------------------------------------------------------------
-
-    @property
-    def _current_path(self) -> Path:
-        return self.directory / "current"
-
-    def _generation_path(self, number: int) -> Path:
-        return self.directory / "generations" / f"{number}.json"
 
     def current(self) -> Generation:
         """The current generation (the empty one in a new store); raises CorruptError.
 
-        What this process has read before is not read again while `current` still names it: it
-        does so by digest.
+        What this process has read before is not read again while `current` still names it.
         """
-        pointer = self._pointer()
-        if self._read is None or self._read[0] != pointer:
-            self._read = pointer, self._read_current(pointer)
-        return self._read[1]
-
-    def read_current(self) -> Generation:
-        """The current generation as it is on the disk now; otherwise as `current`."""
-        return self._read_current(self._pointer())
-
-    def _pointer(self) -> bytes:
-        """The content of `current`; empty in a new store."""
-        with disk_errors(self.directory):
-            try:
-                return read_regular(self._current_path, 4096)
-            except FileNotFoundError:
-                if not self._has_content():
-                    return b""
-                raise CorruptError(
-                    "current is missing",
-                    paths=("current",),
-                    remedy="Run 'pluginctl repair' to go on from the newest good generation.",
-                ) from None
-
-    def _read_current(self, pointer: bytes) -> Generation:
-        if not pointer:
-            return EMPTY
-        number, digest = _generations.parse_current(pointer, "current")
-        try:
-            generation, found = self._read_generation(number)
-        except NotFoundError as error:
-            raise CorruptError(
-                f"generations/{number}.json is missing",
-                paths=(f"generations/{number}.json",),
-                remedy="Run 'pluginctl repair' to go on from the newest good generation.",
-            ) from error
-        if _generations.render_current(number, found) != pointer:
-            raise CorruptError(
-                f"generations/{number}.json is not the one that current names ({digest[:16]}…)",
-                paths=(f"generations/{number}.json", "current"),
-                remedy="Run 'pluginctl repair'.",
-            )
-        return generation
+        return self._history.current()
 
     def active(self, plugin: PluginName) -> Active:
         """The plugin's active release; raises NotFoundError, and as `current` does."""
@@ -227,133 +155,89 @@ class Store:
                 remedy=f"'pluginctl list' shows what is; 'pluginctl install {plugin}' installs it.",
             ) from None
 
-    def earlier(self, active: Active) -> list[Active]:
-        """Other releases of the plugin that were active and are on disk, the last active first."""
-        plugin, found = active.release.plugin, {active.digest: active}
-        for generation in self.history():
-            if past := generation.active.get(plugin):
-                found.setdefault(past.digest, past)
-        return [past for past in found.values() if past is not active and self.has(past)]
-
-    def numbers(self) -> list[int]:
-        """The numbers of the generations on disk, newest first; files may be damaged."""
-        try:
-            names = os.listdir(self.directory / "generations")  # noqa: PTH208 - only names needed
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        found = (_GENERATION_NAME.fullmatch(name) for name in names)
-        return sorted((int(match[1]) for match in found if match), reverse=True)
-
     def generation(self, number: int) -> Generation:
         """The generation `number`; raises NotFoundError or CorruptError."""
-        return self._read_generation(number)[0]
+        return self._history.generation(number)
 
-    def _read_generation(self, number: int) -> tuple[Generation, bytes]:
-        name = f"generations/{number}.json"
-        if number == 0:
-            return EMPTY, _generations.render(EMPTY)
-        path = self.directory / name
-        with disk_errors(self.directory):
-            try:
-                data = read_regular(path, _generations.MAX_GENERATION_BYTES, name)
-            except FileNotFoundError:
-                raise NotFoundError(
-                    f"there is no generation {number}",
-                    remedy="'pluginctl history' lists those that there are.",
-                    number=number,
-                ) from None
-        generation = _generations.parse(data, name)
-        if generation.number != number:
-            raise CorruptError(f"{name} is generation {generation.number}", paths=(name,))
-        return generation, data
+    def history(self) -> list[Record]:
+        """What made the readable generations up to the current one, newest first."""
+        return self._history.records()
 
-    def history(self) -> list[Generation]:
-        """The readable generations up to the current one, newest first."""
-        newest = self.current().number
-        found = []
-        for number in self.numbers():
-            if number <= newest:
-                with contextlib.suppress(CorruptError, NotFoundError):
-                    found.append(self.generation(number))
-        return found
+    def mark(self) -> bytes:
+        """Something that is different after each change of what is active."""
+        with contextlib.suppress(CorruptError):
+            return self._history.data()
+        return b""
+
+    def past(self, plugin: PluginName, *, certain: bool = False) -> list[Active]:
+        """What was ever active of `plugin`, as far as it is recorded, the last active first.
+
+        `certain`: only as far back as no record is damaged.
+        """
+        damaged = self._history.damaged() if certain else []
+        newest = max((int(name.split("/")[1].split(".")[0]) for name in damaged), default=-1)
+        records = [record for record in self.history() if record.number > newest]
+        return lineages(records).get(plugin, [])
+
+    def plugins(self) -> set[PluginName]:
+        """Every plugin that the history names."""
+        return {*lineages(self.history()), *self.current().active}
+
+    def earlier(self, active: Active) -> list[Active]:
+        """Other releases of the plugin that are on disk, the last active first.
+
+        Where the records were lost, those that are older than `active` follow.
+        """
+        past = [one for one in self.past(active.release.plugin) if one.digest != active.digest]
+        known = {active.digest, *(one.digest for one in past)}
+        lost = []
+        for place in self._places(active.release.plugin):
+            if place.digest and place.digest not in known:
+                with contextlib.suppress(CorruptError, InvalidInputError):
+                    lost.append(Active(self.head(place.digest).manifest.release, place.digest))
+        older = [one for one in lost if one.release.version < active.release.version]
+        older.sort(key=lambda one: one.release.version, reverse=True)
+        return [one for one in (*past, *older) if self.has(one)]
 
     def damaged_generations(self) -> list[str]:
         """The names of the generation files, up to the current one, that cannot be read."""
-        newest, found = self.current().number, []
-        for number in self.numbers():
-            if number <= newest:
-                try:
-                    self.generation(number)
-                except CorruptError:
-                    found.append(f"generations/{number}.json")
-        return found
+        return self._history.damaged()
 
-    def set_aside_damaged_generations(self) -> list[str]:
-        """Take damaged generations out of the history; returns their names. Writes."""
-        names = self.damaged_generations()
-        for name in names:
-            set_aside(self.directory / name)
-        sync_directory(self.directory / "generations")
-        return names
+    def mend_generations(self) -> list[str]:
+        """Mend the current generation's record, set aside others that are damaged; their names.
+
+        Writes.
+        """
+        return self._history.mend()
 
     def activate(
         self, changes: Mapping[PluginName, Active | None], action: str, now: datetime
     ) -> Generation:
         """Make a new generation with `changes` (None: no longer active) current. Writes."""
-        current = self.current()
-        active = {**current.active, **changes}
-        generation = Generation(
-            number=current.number + 1,
-            created=now.replace(microsecond=0),
-            action=action,
-            active={name: entry for name, entry in active.items() if entry is not None},
-        )
-        for entry in generation.active.values():
-            if not self._head_path(entry.digest).exists():
+        active = {**self.current().active, **changes}
+        for one in active.values():
+            if one is not None and not self._head_path(one.digest).exists():
                 raise CorruptError(
-                    f"{entry.release}: its manifest is missing",
-                    paths=(f"manifests/{entry.digest}",),
-                    remedy=f"Run 'pluginctl repair {entry.release.plugin}'.",
+                    f"{one.release}: its manifest is missing",
+                    paths=(f"manifests/{one.digest}",),
+                    remedy=f"Run 'pluginctl repair {one.release.plugin}'.",
                 )
-        self._switch(generation)
+        generation = self._history.append(changes, action, now)
+        # What was just installed is not the coldest.
+        self._use([one.digest for one in changes.values() if one], loaded=False)
         return generation
 
-    def _switch(self, generation: Generation) -> None:
-        data = _generations.render(generation)
-        if generation.number:
-            write_atomically(self._generation_path(generation.number), data)
-        pointer = _generations.render_current(generation.number, data)
-        write_atomically(self._current_path, pointer)
-
     def recover_current(self, now: datetime) -> Generation | None:
-        """Where `current` or its generation is damaged, go on from the newest good one. Writes.
+        """Where `current` is damaged, go on from the newest good generation. Writes.
 
-        Where none can be read, from the newest whole release of each plugin. Returns the new
-        generation, or None where nothing was wrong.
+        Where none can be read, from the newest whole release of each plugin. Returns what is
+        current then, or None where nothing was wrong.
         """
         try:
-            self.read_current()
-        except (CorruptError, NotFoundError):
-            pass
-        else:
-            return None
-        good = EMPTY
-        for number in self.numbers():
-            with contextlib.suppress(CorruptError, NotFoundError):
-                good = self.generation(number)
-                break
-        origin = f"generation {good.number}" if good.number else "what is on disk"
-        number = good.number + 1
-        while os.path.lexists(self._generation_path(number)):
-            number += 1
-        recovered = Generation(
-            number=number,
-            created=now.replace(microsecond=0),
-            action=f"repair: went on from {origin}",
-            active=good.active if good.number else self._newest_on_disk(),
-        )
-        self._switch(recovered)
-        return recovered
+            self.current()
+        except CorruptError:
+            return self._history.recover(self._newest_on_disk, now)
+        return None
 
     def _newest_on_disk(self) -> dict[PluginName, Active]:
         """The newest release of each plugin that is whole on disk: all that is left to go by."""
@@ -408,10 +292,8 @@ class Store:
     def release_directory(self, release: Release, digest: Digest) -> Path:
         """Where the files of a release lie (or would)."""
         plugin = release.plugin
-        return (
-            self.directory / "releases" / plugin.publisher / plugin.name
-            / f"{release.version}-{digest[:16]}"
-        )  # fmt: skip
+        parent = self.directory / "releases" / plugin.publisher / plugin.name
+        return parent / _residents.release_name(release, digest)
 
     def has(self, active: Active) -> bool:
         """Whether the release is on disk, whole (it only ever appears whole)."""
@@ -423,21 +305,231 @@ class Store:
         found = release_faults(directory, manifest, manifest.files_for(tag))
         return sorted([*found, *foreign_files(directory, manifest)], key=lambda f: f.path)
 
+    def visible_faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
+        """Files that are missing or of another size or mode; hashes nothing."""
+        directory = self.release_directory(active.release, active.digest)
+        return visible_faults(directory, manifest.files_for(tag))
+
+    def require(self, active: Active) -> None:
+        """Raise EvictedError unless the release is on disk."""
+        if not self.has(active):
+            raise _evicted(active)
+
+    def lease(self, active: Active) -> Lease:
+        """Keep the release from being evicted while this process lives; raises EvictedError.
+
+        Writes nothing, so that a read-only store serves as well.
+        """
+        directory = self.release_directory(active.release, active.digest)
+        with disk_errors(self.directory):
+            try:
+                return Lease.of(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                raise _evicted(active) from None
+
+    def record_load(self, digests: Iterable[Digest]) -> None:
+        """Note that releases were loaded, once in the life of this object, if it can be noted."""
+        new = [digest for digest in digests if digest not in self._used]
+        self._used.update(new)
+        self._use(new, loaded=True)
+
+    def _use(self, digests: Sequence[Digest], *, loaded: bool) -> None:
+        if digests:
+            with contextlib.suppress(OSError):
+                self._usage.append(digests, loaded=loaded, seconds=int(time.time()))
+
     def installed_trees(self, first: PluginName) -> list[InstalledTree]:
         """The releases on disk that chunks can be taken from, those of `first` in front."""
-        seen: dict[Digest, Active] = {}
-        with contextlib.suppress(CorruptError):
-            for generation in self.history():
-                for active in generation.active.values():
-                    seen.setdefault(active.digest, active)
         trees = []
-        for active in sorted(seen.values(), key=lambda a: a.release.plugin != first):
+        for place in sorted(self._places(), key=lambda place: place.plugin != first):
             # A damaged head only means less to reuse; verification has its own ways to say so.
             with contextlib.suppress(CorruptError, InvalidInputError):
-                if self.has(active):
-                    directory = self.release_directory(active.release, active.digest)
-                    trees.append(InstalledTree(self.head(active.digest).manifest, directory))
+                if place.digest:
+                    manifest = self.head(place.digest).manifest
+                    trees.append(InstalledTree(manifest, place.directory))
         return trees
+
+    def _places(self, of: PluginName | None = None) -> list[_residents.Place]:
+        """The directories of releases (only those `of` a plugin)."""
+        digests = {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(self.directory / "manifests"):  # noqa: PTH208 - only names
+                with contextlib.suppress(InvalidInputError):
+                    digests[name[:16]] = Digest.parse(name)
+        with disk_errors(self.directory):
+            return _residents.survey_places(self.directory, digests, of)
+
+    # --- space ---------------------------------------------------------------------------------
+
+    def residents(self, now: datetime, *, keep_index: bool = False) -> list[Resident]:
+        """The releases on disk and why each is there; raises CorruptError.
+
+        `keep_index`, which writes, leaves the index up to date.
+        """
+        generation, records = self.current(), self.history()
+        places = self._places()
+        digests = [place.digest for place in places if place.digest]
+        return _residents.kept_in(
+            places,
+            generation,
+            lineages(records),
+            self._index.contents(digests, keep=keep_index),
+            usage=self._usage.read(),
+            limits=self.limits,
+            now=now,
+            certain=not self.damaged_generations(),
+        )
+
+    @cached_property
+    def _index(self) -> Index:
+        tag = bytecode_tag()
+        return Index(self.directory, tag, lambda d: contents_of(self.head(d).manifest, tag))
+
+    def storage(self, now: datetime) -> Storage:
+        """What the store holds, and what would go first; raises CorruptError. Writes nothing."""
+        residents = self.residents(now)
+        total, free = disk_space(self.directory)
+        unfinished, records = self._other_bytes()
+        active = self.current().active.values()
+        return Storage(
+            residents=tuple(residents),
+            unique_bytes=tuple(_space.unique_bytes(residents)),
+            order=tuple(_space.eviction_order(residents)),
+            leased=frozenset(one.directory for one in residents if _is_leased(one)),
+            evicted=tuple(one for one in active if not self.has(one)),
+            release_bytes=_space.distinct_bytes(residents),
+            unfinished_bytes=unfinished,
+            record_bytes=records,
+            budget_bytes=self.limits.max_store_bytes,
+            free_bytes=free,
+            floor_bytes=self.limits.floor_bytes(total),
+        )
+
+    def _other_bytes(self) -> tuple[int, int]:
+        """What unfinished downloads take, and everything else but releases."""
+        unfinished = _garbage.disk_bytes(self.directory / "staging")
+        names = ("manifests", "generations", "index", "trust")
+        return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
+
+    def plan_space(
+        self, write_bytes: int, protected: Collection[Digest], now: datetime
+    ) -> SpacePlan:
+        """How `write_bytes` more would fit, none of `protected` being evicted.
+
+        Writes nothing; raises CorruptError.
+        """
+        unfinished, records = self._other_bytes()
+        return _space.plan_space(
+            self.residents(now),
+            write_bytes,
+            other_bytes=unfinished + records,
+            unfinished_bytes=unfinished,
+            limits=self.limits,
+            disk=disk_space(self.directory),
+            protected=protected,
+            is_leased=_is_leased,
+        )
+
+    def plan_eviction(self, wanted_bytes: int, now: datetime) -> tuple[list[Resident], int]:
+        """Which releases would go first to free `wanted_bytes`, and what that frees."""
+        residents = self.residents(now)
+        return _space.choose(residents, _space.eviction_order(residents), wanted_bytes, _is_leased)
+
+    def freed_bytes(self, going: Iterable[Resident], now: datetime) -> int:
+        """What removing `going` would free together."""
+        return sum(_space.freed_bytes(self.residents(now), going))
+
+    def leased(self, residents: Iterable[Resident]) -> set[Resident]:
+        """Those of `residents` that a live process has loaded."""
+        return {one for one in residents if _is_leased(one)}
+
+    def evict(self, residents: Sequence[Resident]) -> list[Resident]:
+        """Remove releases, but none that is loaded somewhere; returns those removed. Writes.
+
+        Manifests and generations stay: an active release that is evicted can be fetched again.
+        """
+        return _garbage.remove_releases(self.directory, residents)
+
+    # --- collecting ----------------------------------------------------------------------------
+
+    def garbage(self, now: datetime, *, unfinished: bool = False) -> list[Garbage]:
+        """What nobody needs any more; with `unfinished` also what was to be resumed.
+
+        In the order in which it is removed. Where records are damaged, only what is surely of no
+        use. Raises CorruptError where `current` is damaged.
+        """
+        return self._sort_out(self.residents(now), now, unfinished=unfinished)[0]
+
+    def collect(self, now: datetime, *, unfinished: bool = False) -> list[Garbage]:
+        """Remove garbage, except releases that are loaded somewhere; returns what is gone. Writes.
+
+        May be interrupted at any point and run again.
+        """
+        residents = self.residents(now, keep_index=True)
+        found, doomed = self._sort_out(residents, now, unfinished=unfinished)
+        kept = {one.digest for one in residents if one not in doomed and one.digest}
+        self._usage.shorten(kept)
+        _garbage.remove_files(self.directory, [g for g in found if g.kind in _FILES])
+        gone = {self._name(one) for one in self.evict(doomed)}
+        return [one for one in found if one.kind in _FILES or one.name in gone]
+
+    def _name(self, resident: Resident) -> str:
+        return resident.directory.relative_to(self.directory).as_posix()
+
+    def _sort_out(
+        self, residents: list[Resident], now: datetime, *, unfinished: bool
+    ) -> tuple[list[Garbage], list[Resident]]:
+        drop = {Kept.GARBAGE, Kept.UNFINISHED} if unfinished else {Kept.GARBAGE}
+        doomed = [one for one in residents if one.kept in drop]
+        kept = {one.digest for one in residents if one.digest and one.kept not in drop}
+        # Before a release is gone its manifest is of use: the next attempt finds both.
+        kept |= {one.digest for one in doomed if one.digest and _is_leased(one)}
+        found = self._old_generations()
+        found += self._unnamed_manifests(kept, {one.name for one in found})
+        found += _garbage.stagings(self.directory, now, unfinished=unfinished)
+        found += _garbage.temporary(self.directory)
+        freed = _space.freed_bytes(residents, doomed)
+        found += [
+            Garbage(one.kept.value, self._name(one), size)
+            for one, size in zip(doomed, freed, strict=True)
+        ]
+        return found, doomed
+
+    def _old_generations(self) -> list[Garbage]:
+        newest = self.current().number
+        numbers = self._history.numbers()
+        past = [number for number in numbers if number <= newest]
+        # The oldest first, so that what is left is without gaps. What is newer than the current
+        # one never became it.
+        old = [*reversed(past[max(self.limits.keep_generations, 1) :])]
+        old += [number for number in numbers if number > newest]
+        return [
+            Garbage("generation", f"generations/{number}.json", _garbage.disk_bytes(path))
+            for number in old
+            if (path := self._history.path(number))
+        ]
+
+    def _unnamed_manifests(self, kept: set[Digest], old: set[str]) -> list[Garbage]:
+        """The manifests that neither a release on disk nor a kept generation needs."""
+        if self.damaged_generations():
+            return []
+        named = set(kept)
+        records = [r for r in self.history() if f"generations/{r.number}.json" not in old]
+        for record in records:
+            for change in record.changes:
+                named |= {one.digest for one in (change.before, change.after) if one}
+        for generation in [
+            self.current(),
+            *([self.generation(records[-1].number)] if records else []),
+        ]:
+            named |= {one.digest for one in generation.active.values()}
+        found = []
+        for path in sorted((self.directory / "manifests").iterdir()):
+            with contextlib.suppress(InvalidInputError):
+                if Digest.parse(path.name) not in named:
+                    name = f"manifests/{path.name}"
+                    found.append(Garbage("manifest", name, _garbage.disk_bytes(path)))
+        return found
 
     # --- assembling ----------------------------------------------------------------------------
 
@@ -448,17 +540,6 @@ class Store:
         """What installing `files` of a release would take; writes nothing."""
         trees = self.installed_trees(head.manifest.release.plugin)
         return survey(head, files, self._staging_path(head.digest), trees)
-
-    def require_room(self, write_bytes: int) -> None:
-        """Raise NoSpaceError unless `write_bytes` and a margin fit on the disk."""
-        needed, free = int(write_bytes * _ROOM_MARGIN), free_bytes(self.directory)
-        if needed > free:
-            raise NoSpaceError(
-                f"{self.directory} needs {needed} bytes, but the disk has {free} free",
-                needed_bytes=needed,
-                free_bytes=free,
-                remedy=f"Free {needed - free} bytes, or put the store on another disk (--store).",
-            )
 
     @contextlib.contextmanager
     def staging(self, head: Head, files: Sequence[File]) -> Iterator[Staging]:
@@ -503,3 +584,25 @@ class Store:
             (staging.directory / file.path).replace(target)
             sync_directory(target.parent)
         shutil.rmtree(staging.directory)
+
+
+_FILES = {"generation", "manifest", "temporary", "download"}
+
+
+def _is_leased(resident: Resident) -> bool:
+    try:
+        claimed = claim(resident.directory)
+    except OSError:
+        return False
+    if claimed is None:
+        return True
+    claimed.close()
+    return False
+
+
+def _evicted(active: Active) -> EvictedError:
+    return EvictedError(
+        f"{active.release} is not on this disk: it was evicted to make room, or removed",
+        remedy=f"Go online and run 'pluginctl repair {active.release.plugin}'.",
+        plugin=str(active.release.plugin),
+    )

@@ -33,6 +33,7 @@ __all__ = [
     "open_verified",
     "read_verified",
     "release_faults",
+    "visible_faults",
 ]
 
 _PARALLEL_BYTES = 16 * 1024 * 1024
@@ -249,6 +250,22 @@ def _file_fault(
     except OSError:
         pass  # a link, no file, not to be read
     return Fault(file.path, Damage.DAMAGED)
+
+
+def visible_faults(directory: Path, files: Iterable[File]) -> list[Fault]:
+    """Which of `files` are missing, or of another size or mode: what needs no hashing."""
+    faults = []
+    for file in files:
+        try:
+            status = os.lstat(f"{directory}/{file.path}")
+        except (FileNotFoundError, NotADirectoryError):
+            if not file.tag:
+                faults.append(Fault(file.path, Damage.MISSING))
+            continue
+        good = stat.S_ISREG(status.st_mode) and status.st_size == file.size
+        if not good or bool(status.st_mode & 0o100) != file.executable:
+            faults.append(Fault(file.path, Damage.DAMAGED))
+    return faults
 
 
 def release_faults(

@@ -5,7 +5,16 @@ from the pinned root over local files alone, at every load. Importing this packa
 python-tuf is imported when something is first verified.
 """
 
-from plugin_manager.trust._trust import Trust, Update, Vouching
+from plugin_manager.trust._trust import Trust, Update, Vouching, collect, garbage
 from plugin_manager.trust._values import BundleTarget, ExpiredRole, Expiry
 
-__all__ = ["BundleTarget", "ExpiredRole", "Expiry", "Trust", "Update", "Vouching"]
+__all__ = [
+    "BundleTarget",
+    "ExpiredRole",
+    "Expiry",
+    "Trust",
+    "Update",
+    "Vouching",
+    "collect",
+    "garbage",
+]

@@ -38,7 +38,7 @@ from plugin_manager import catalogue as catalogue_format
 from plugin_manager.bundle import Head, parse_custom, read_head
 from plugin_manager.catalogue import Catalogue, catalogue_path
 from plugin_manager.document import Document
-from plugin_manager.errors import BlockedError, InvalidInputError, UntrustedError
+from plugin_manager.errors import InvalidInputError, UntrustedError
 from plugin_manager.manifest import requires_document
 from plugin_manager.model import Digest, PluginName, Release, publisher_role, role_publisher
 from plugin_manager.trust._values import (
@@ -321,14 +321,7 @@ class Publisher:
                 release=str(release),
                 remedy=f"Upgrade {release.plugin}.",
             )
-        if entry.blocked:
-            assert entry.withdrawal is not None
-            raise BlockedError(
-                f"{release} was blocked by its publisher: {entry.withdrawal.reason}",
-                reason=entry.withdrawal.reason,
-                release=str(release),
-                remedy=f"Upgrade {release.plugin}, or roll back to a release that is not blocked.",
-            )
+        entry.refuse_if_blocked()
         bundle = self.bundle(release)
         where = f"manifest of {release}"
         digest = hashlib.sha256(data).hexdigest()

@@ -13,6 +13,7 @@ digests find flipped bits, not forgers, who can write digests too: those meet th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -88,6 +89,8 @@ def _read(path: Path, most: int) -> bytes:
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR}:
+            raise  # the disk's doing
         raise _corrupt(path, f"cannot be read ({error.strerror})") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -139,7 +142,7 @@ class StoredSet:
 
 def _read_pointer(directory: Path) -> bytes:
     try:
-        return _read(directory / CURRENT, 256)
+        return _read(directory / CURRENT, 256) or b"\n"  # empty is damaged, not new
     except FileNotFoundError:
         return b""
 
@@ -221,6 +224,7 @@ class Sets:
         with contextlib.suppress(NotFoundError, CorruptError):
             current = self.current()
             if current.intact() == files:
+                self.collect()
                 return
             before = current.directory.name
         last = max((n for n in self._numbers() if n < _COUNTED_NUMBERS), default=0)
@@ -246,6 +250,30 @@ class Sets:
         _write(temporary, pointer)
         temporary.replace(current)
         sync_directory(self.directory)
+
+    def garbage(self) -> list[Path]:
+        """What interrupted updates left: sets that are neither the current one nor that before.
+
+        Nothing where the current set is damaged.
+        """
+        try:
+            current = int(self.current().directory.name)
+        except (NotFoundError, CorruptError):
+            return []
+        whole = (n for n in self._numbers() if (self._sets / str(n) / LISTING).exists())
+        kept = {current, max((number for number in whole if number < current), default=0)}
+        found = [self._sets / str(number) for number in self._numbers() if number not in kept]
+        temporary = self.directory / f"{CURRENT}.new"
+        ours = temporary.is_file() and not temporary.is_symlink()
+        return [*found, *([temporary] if ours else [])]
+
+    def collect(self) -> None:
+        """Remove what `garbage` lists, for the one writer."""
+        for path in self.garbage():
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
+            else:
+                remove_directory(path)
 
     def _remove_all_but(self, kept: set[str]) -> None:
         for path in list(self._sets.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +53,23 @@ STAGING = "staging"
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def garbage(directory: Path) -> list[Path]:
+    """What interrupted updates left in the trust directory `directory`, and nobody needs.
+
+    For the holder of the store's writer lock; needs no root.
+    """
+    with disk_errors(directory):
+        staging = directory / STAGING
+        return [*Sets(directory).garbage(), *([staging] if os.path.lexists(staging) else [])]
+
+
+def collect(directory: Path) -> None:
+    """Remove what `garbage` lists, for the holder of the store's writer lock."""
+    with disk_errors(directory):
+        Sets(directory).collect()
+        remove_directory(directory / STAGING)
 
 
 class Trust:
@@ -382,6 +400,11 @@ class Vouching:
             return self._verified.catalogue(plugin)
 
         return self._ask(question)
+
+    def refuse_blocked(self, release: Release) -> None:
+        """Raise BlockedError where the publisher blocked `release`; else as `catalogue` does."""
+        if entry := self.catalogue(release.plugin).entry(release):
+            entry.refuse_if_blocked()
 
     def target(self, release: Release) -> BundleTarget:
         """The release's bundle as its publisher signed it, whether withdrawn or not.

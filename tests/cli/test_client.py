@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from plugin_manager.cli._output import EXIT_CODES, clean, size
+from plugin_manager.cli._output import EXIT_CODES, clean
+from plugin_manager.model import size_text
 from tests.disks import small_disk
 from tests.nginx import bundle_bytes, needs_nginx, nginx
 from tests.world import World, snapshot
@@ -347,7 +348,7 @@ def test_ctrl_c_leaves_what_arrived_for_the_next_attempt(world: World, pluginctl
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (9e14, "900.0 TB")],
 )  # fmt: skip
 def test_sizes_are_written_for_people(count: float, text: str) -> None:
-    assert size(count) == text
+    assert size_text(count) == text
 
 
 def test_clean_keeps_plain_text_and_replaces_what_a_terminal_obeys() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,30 +115,24 @@ def test_the_holders_name_is_written_to_a_file_of_our_own(
     assert snapshot(home) == before
 
 
-def damage_current(store: Store) -> Path:
-    return store.directory / "current"
-
-
-def damage_generation(store: Store) -> Path:
-    return store.directory / "generations/1.json"
-
-
 @pytest.mark.parametrize("what", [*ODD, "directory"])
-@pytest.mark.parametrize("victim", [damage_current, damage_generation])
+@pytest.mark.parametrize("victim", ["current", "generations/1.json"])
 def test_an_odd_record_is_corrupt_for_readers_and_mended_by_recovery(
-    store: Store, home: Path, victim: Callable[[Store], Path], what: str
+    store: Store, home: Path, victim: str, what: str
 ) -> None:
     with store.writing():
         active, *_ = bring(store, make_bundle("acme/maps 1.0", FILES))
         activate(store, active)
-    path = victim(store)
+    path = store.directory / victim
     path.unlink()
     plant(path, home, what)
     with pytest.raises(CorruptError):
-        store.current()
+        store.current() if victim == "current" else store.generation(1)
     with store.writing():
-        assert store.recover_current(NOW) is not None
+        assert (store.recover_current(NOW) is None) == (victim != "current")
+        assert store.mend_generations() == ([] if victim == "current" else [victim])
     assert list(store.current().active.values()) == [active]
+    assert store.generation(1) == store.current()
 
 
 @pytest.mark.parametrize("what", ODD)
@@ -191,7 +184,7 @@ def test_damaged_history_is_named_and_can_be_set_aside(store: Store) -> None:
             activate(store, active)
         (store.directory / "generations/2.json").write_bytes(b"{}")
         assert store.damaged_generations() == ["generations/2.json"]
-        assert store.set_aside_damaged_generations() == ["generations/2.json"]
+        assert store.mend_generations() == ["generations/2.json"]
         assert store.damaged_generations() == []
     assert [generation.number for generation in store.history()] == [3, 1]
 

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugin_manager.errors import CorruptError, LockedError, NoSpaceError, NotFoundError
+from plugin_manager.errors import CorruptError, LockedError
 from plugin_manager.store import Active, Damage, Store, read_verified
-from plugin_manager.store import _store as store_module
 from tests.bundles import CHUNK_BYTES, HandMade, make_bundle, release
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -243,51 +242,69 @@ def test_activating_a_release_without_its_manifest_is_refused(store: Store) -> N
     assert store.current().number == 0
 
 
-def test_every_flipped_bit_of_current_and_generation_is_refused(store: Store) -> None:
+@pytest.mark.parametrize("name", ["current", "generations/1.json"])
+def test_every_flipped_bit_of_current_and_generation_is_refused(store: Store, name: str) -> None:
     with store.writing():
         active, *_ = bring(store, make_bundle("acme/maps 1.0", {"a": b"a"}))
         activate(store, active)
-    for name in ("current", "generations/1.json"):
-        path = store.directory / name
-        good = path.read_bytes()
-        for position in range(len(good)):
-            for bit in range(8):
-                bad = bytearray(good)
-                bad[position] ^= 1 << bit
-                path.write_bytes(bad)
-                with pytest.raises((CorruptError, NotFoundError)):
-                    Store(store.directory).current()
-        path.write_bytes(good)
-        assert Store(store.directory).current().number == 1
+    path = store.directory / name
+    good = path.read_bytes()
+    for position in range(len(good)):
+        for bit in range(8):
+            bad = bytearray(good)
+            bad[position] ^= 1 << bit
+            path.write_bytes(bad)
+            fresh = Store(store.directory)
+            with pytest.raises(CorruptError):
+                fresh.current() if name == "current" else fresh.generation(1)
+    path.write_bytes(good)
+    assert Store(store.directory).current() == Store(store.directory).generation(1)
 
 
-def test_what_was_read_once_is_reused_only_while_current_names_it(store: Store) -> None:
+def test_a_truncated_or_empty_current_is_damaged_and_no_new_store(store: Store) -> None:
     with store.writing():
         active, *_ = bring(store, make_bundle("acme/maps 1.0", {"a": b"a"}))
         activate(store, active)
-        assert store.current().number == 1
-        path = store.directory / "generations/1.json"
-        good = path.read_bytes()
-        path.write_bytes(b"{}")
-        assert store.current().number == 1, "verified in this process, and named by digest"
+    good = (store.directory / "current").read_bytes()
+    for length in range(len(good)):
+        (store.directory / "current").write_bytes(good[:length])
         with pytest.raises(CorruptError):
-            store.read_current()
-        path.write_bytes(good)
+            Store(store.directory).current()
+
+
+def test_what_was_read_once_is_reused_only_while_current_is_the_same(store: Store) -> None:
+    with store.writing():
+        active, *_ = bring(store, make_bundle("acme/maps 1.0", {"a": b"a"}))
+        activate(store, active)
+        assert store.current() is store.current()
         Store(store.directory).activate({active.release.plugin: None}, "elsewhere", NOW)
     assert store.current().number == 2
 
 
-def test_a_damaged_current_generation_is_recovered_from_the_newest_good_one(store: Store) -> None:
+@pytest.mark.parametrize("name", ["current", "generations/2.json"])
+def test_one_damaged_copy_of_the_current_generation_loses_nothing(store: Store, name: str) -> None:
     with store.writing():
         for version in ("1.0", "2.0"):
             active, *_ = bring(store, make_bundle(f"acme/maps {version}", FILES))
             activate(store, active)
-        (store.directory / "generations/2.json").write_bytes(b"{}")
-        with pytest.raises(CorruptError):
-            store.current()
+        before = store.current()
+        (store.directory / name).write_bytes(b"{}")
+        store.recover_current(NOW)
+        store.mend_generations()
+        assert store.recover_current(NOW) is None
+        assert store.mend_generations() == []
+    assert Store(store.directory).current() == before == store.generation(2)
+
+
+def test_both_copies_damaged_go_back_to_the_newest_good_generation(store: Store) -> None:
+    with store.writing():
+        for version in ("1.0", "2.0"):
+            active, *_ = bring(store, make_bundle(f"acme/maps {version}", FILES))
+            activate(store, active)
+        for name in ("current", "generations/2.json"):
+            (store.directory / name).write_bytes(b"{}")
         recovered = store.recover_current(NOW)
         assert recovered is not None
-        assert store.recover_current(NOW) is None
     [active] = store.current().active.values()
     assert str(active.release) == "acme/maps 1.0"
     assert store.current().number == 3
@@ -334,17 +351,6 @@ def test_reading_verifies_the_bytes_that_it_returns(store: Store) -> None:
     (directory / "model.bin").symlink_to(directory / "pkg/__init__.py")
     with pytest.raises(CorruptError, match=r"model\.bin is damaged"):
         read_verified(directory, bundle.head.manifest, file)
-
-
-def test_a_store_without_room_says_how_much_is_needed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "free_bytes", lambda _: 1000)
-    store.require_room(800)
-    with pytest.raises(NoSpaceError) as caught:
-        store.require_room(1000)
-    assert caught.value.needed_bytes == 1200
-    assert caught.value.free_bytes == 1000
 
 
 def test_the_lock_names_its_holder_and_is_freed_by_a_kill(tmp_path: Path) -> None:

@@ -99,12 +99,13 @@ def test_loaded_plugin_offers_modules_resources_and_path(world: World) -> None:
 
 
 def test_rollback_to_a_named_version_and_twice(world: World) -> None:
+    keep = {"PLUGINCTL_KEEP_PREVIOUS": "2"}
     with world.online():
-        manager = world.manager()
+        manager = world.manager(environment=keep)
         for version in ("1.0", "1.1", "1.2"):
             maps(world, version)
             manager.install(f"acme/maps=={version}")
-    offline = world.manager()
+    offline = world.manager(environment=keep)
     assert offline.rollback("acme/maps").action.endswith("1.2 -> 1.1")
     assert offline.rollback("acme/maps").action.endswith("1.1 -> 1.0")
     with pytest.raises(NotFoundError, match=r"no release before 1\.0.*1\.1, 1\.2"):
@@ -337,7 +338,13 @@ def test_a_wrong_request_gets_one_clear_error_and_changes_nothing(
 def files_below(store: Path) -> list[Path]:
     """Every file that a load depends on, one of each kind of name."""
     skipped = {"lock", "lock-holder"}
-    return sorted(p for p in store.rglob("*") if p.is_file() and p.name not in skipped)
+    return sorted(
+        path
+        for path in store.rglob("*")
+        if path.is_file()
+        and path.name not in skipped
+        and path.parent.name not in {"index", "generations"}
+    )
 
 
 def test_a_changed_byte_in_any_file_of_the_store_is_refused_with_its_name(world: World) -> None:
@@ -433,14 +440,25 @@ def test_damaged_history_makes_rollback_ask_rather_than_guess(world: World) -> N
         for version in ("1.0", "1.1", "1.2"):
             maps(world, version)
             manager.install(f"acme/maps=={version}")
-    (world.directory / "store/generations/2.json").write_bytes(b"{}")
-    with pytest.raises(CorruptError, match=r"generations/2\.json is damaged"):
+        manager.hold("acme/maps")
+    (world.directory / "store/generations/3.json").write_bytes(b"{}")
+    with pytest.raises(CorruptError, match=r"generations/3\.json is damaged"):
         manager.rollback("acme/maps")
-    assert manager.verify().records == ("generations/2.json is damaged",)
+    assert manager.verify().records == ("generations/3.json is damaged",)
     assert manager.plan_rollback("acme/maps", to="1.0").steps[0].kind == "downgrade"
-    assert manager.repair().records == ("generations/2.json is damaged",)
+    assert manager.repair().records == ("generations/3.json is damaged",)
     assert manager.verify().good
-    assert manager.rollback("acme/maps").action.endswith("1.2 -> 1.0")
+    assert manager.rollback("acme/maps").action.endswith("1.2 -> 1.1"), "it is on disk"
+
+
+def test_older_damage_does_not_keep_a_rollback_from_what_is_certain(world: World) -> None:
+    with world.online():
+        manager = world.manager()
+        for version in ("1.0", "1.1", "1.2"):
+            maps(world, version)
+            manager.install(f"acme/maps=={version}")
+    (world.directory / "store/generations/2.json").write_bytes(b"{}")
+    assert manager.rollback("acme/maps").action.endswith("1.2 -> 1.1")
 
 
 def test_repair_tells_what_it_mended_and_a_dry_run_what_it_would(world: World) -> None:

@@ -29,7 +29,7 @@ def test_a_life_from_nginx(world: World) -> None:
     pluginctl("rollback", "globex/model")
     assert pluginctl.json("verify")["releases"][0] | {"head": ""} == {
         "plugin": "globex/model", "version": "1.0", "platform": "any", "head": "",
-        "held": True, "good": True, "faults": [], "error": None,
+        "held": True, "pinned": False, "good": True, "faults": [], "error": None,
     }  # fmt: skip
 
 

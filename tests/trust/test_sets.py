@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin_manager.durable import TEMPORARY_PREFIX
+from plugin_manager.durable import SET_ASIDE_PREFIX
 from plugin_manager.errors import CorruptError, NotFoundError
 from plugin_manager.model import PluginName
 from plugin_manager.trust import _sets
@@ -208,7 +208,7 @@ def test_numbers_at_the_end_of_what_the_pointer_holds_stay_usable(tmp_path):
         files = {"timestamp.json": str(number).encode()}
         sets.commit(files)
         assert Sets(tmp_path).current().intact() == files
-    assert len([name for name in sets_of(tmp_path) if not name.startswith(TEMPORARY_PREFIX)]) == 2
+    assert len([name for name in sets_of(tmp_path) if not name.startswith(SET_ASIDE_PREFIX)]) == 2
 
 
 # --- somebody else's things in the place of ours --------------------------------------------------
@@ -281,7 +281,7 @@ def test_what_stands_in_the_place_of_ours_is_set_aside(tmp_path, repository, vic
         assert path.is_dir()
         assert not path.is_symlink()
     if kind == "directory" and place in {"current", "current.new"}:
-        (aside,) = directory.glob(f"{TEMPORARY_PREFIX}*")
+        (aside,) = directory.glob(f"{SET_ASIDE_PREFIX}*")
         assert tree(aside) == before
 
 

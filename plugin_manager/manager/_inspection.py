@@ -1,0 +1,171 @@
+"""Verifying what is active, and mending it with just what is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from attrs import evolve, frozen
+
+from plugin_manager.bundle import Head
+from plugin_manager.errors import (
+    CorruptError,
+    EvictedError,
+    NotFoundError,
+    PluginManagerError,
+    RefusedError,
+    UntrustedError,
+)
+from plugin_manager.manager._planner import keep_chains, vouched
+from plugin_manager.manifest import File
+from plugin_manager.store import Active, Damage, Fault, Staging, Store
+from plugin_manager.trust import BundleTarget, Trust, Vouching
+
+__all__ = ["Inspection", "Inspector", "Report"]
+
+
+@frozen
+class Inspection:
+    """What verifying an active release found: no `faults` and no `error` means it would load.
+
+    `foreign` files are named, but do not count: nothing ever loads them.
+    """
+
+    active: Active
+    faults: tuple[Fault, ...] = ()
+    error: PluginManagerError | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether all that was signed is there, unchanged, and still vouched for."""
+        return self.error is None and not self.damaged
+
+    @property
+    def damaged(self) -> tuple[Fault, ...]:
+        """The faults that a repair mends."""
+        return tuple(fault for fault in self.faults if fault.damage is not Damage.FOREIGN)
+
+
+@frozen
+class Report:
+    """What verifying or repairing found.
+
+    `records` are sentences about the store's own records (generations, metadata) that were
+    damaged; `releases` what was found of each active release.
+    """
+
+    records: tuple[str, ...] = ()
+    releases: tuple[Inspection, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was damaged."""
+        return not self.records and all(inspection.good for inspection in self.releases)
+
+
+class Inspector:
+    """Verifies and repairs one store. Repairing is for the holder of the writer's lock.
+
+    `assemble(head, files, bundle_path)` gives complete staged files, fetching what is missing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust,
+        tag: str,
+        *,
+        fetch_head: Callable[[BundleTarget], bytes],
+        assemble: Callable[[Head, Sequence[File], str], Staging],
+        require_source: Callable[[], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._trust = trust
+        self._tag = tag
+        self._fetch_head = fetch_head
+        self._assemble = assemble
+        self._require_source = require_source
+        self._now = now
+
+    def verify(self, chosen: Sequence[Active], records: Sequence[str]) -> Report:
+        """What is wrong with `chosen`; `records` are the names of damaged records."""
+        sentences = tuple(f"{record} is damaged" for record in records)
+        if not chosen:
+            return Report(sentences)
+        try:
+            vouching = self._trust.local()
+        except (CorruptError, UntrustedError, NotFoundError) as error:
+            releases = [Inspection(active, error=error) for active in chosen]
+        else:
+            releases = [self._inspect(vouching, active) for active in chosen]
+        return Report(sentences, tuple(releases))
+
+    def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
+        try:
+            manifest = vouched(self._store, vouching, active).manifest
+            with self._store.lease(active):
+                faults = self._store.faults(active, manifest, self._tag)
+        except PluginManagerError as error:
+            return Inspection(active, error=error)
+        return Inspection(active, tuple(faults))
+
+    def repair_records(self) -> list[str]:
+        """Mend the store's records; returns sentences about what was damaged."""
+        records = []
+        try:
+            self._store.current()
+        except CorruptError as error:
+            records.append(error.message)
+            self._store.recover_current(self._now())
+        damaged = self._store.mend_generations()
+        return records + [f"{record} is damaged" for record in damaged]
+
+    def repair(self, chosen: Sequence[Active], records: Sequence[str]) -> Report:
+        """Mend `chosen` and the earlier releases that are on disk; returns what was found."""
+        sentences = list(records)
+        if not chosen:
+            return Report(tuple(sentences))
+        try:
+            vouching = self._trust.local()
+            for active in chosen:
+                vouching.target(active.release)
+                vouching.catalogue(active.release.plugin)
+        except (CorruptError, UntrustedError, NotFoundError) as error:
+            sentences.append(error.message)
+            vouching = self._refetch_metadata()
+        releases = []
+        for active in chosen:
+            releases.append(self._repair(vouching, active))
+            for earlier in self._store.earlier(active):
+                # One that is blocked or no longer listed is of no use to a rollback.
+                with suppress(UntrustedError, RefusedError):
+                    found = self._repair(vouching, earlier)
+                    releases += [] if found.good else [found]
+        return Report(tuple(sentences), tuple(releases))
+
+    def _refetch_metadata(self) -> Vouching:
+        self._require_source()
+        with self._trust.update() as update:
+            keep_chains(self._store, update)
+        return self._trust.local()
+
+    def _repair(self, vouching: Vouching, active: Active) -> Inspection:
+        found = self._inspect(vouching, active)
+        if found.good:
+            return found
+        target = vouching.target(active.release)
+        if isinstance(found.error, CorruptError):
+            self._store.keep_heads([self._fetch_head(target)])
+        head = vouched(self._store, vouching, active)
+        if isinstance(found.error, EvictedError) or not self._store.has(active):
+            files = head.manifest.files_for(self._tag)
+            self._store.place([self._assemble(head, files, target.path)])
+            return found
+        faults = self._store.faults(active, head.manifest, self._tag)
+        damaged = {fault.path for fault in faults if fault.damage is not Damage.FOREIGN}
+        files = [file for file in head.manifest.files if file.path in damaged]
+        if files:
+            self._store.replace(self._assemble(head, files, target.path))
+        return evolve(found, faults=tuple(faults))

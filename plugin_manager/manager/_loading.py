@@ -1,0 +1,205 @@
+"""Loading: which store a plugin comes from, what it requires, and in which order.
+
+Every step reads without a lock. What another process changes meanwhile is noticed by `current`,
+and the load begins anew; a lease keeps what is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from attrs import define, field, frozen
+
+from plugin_manager import resolver
+from plugin_manager.errors import (
+    BlockedError,
+    CorruptError,
+    IncompatibleHostError,
+    NotFoundError,
+    PluginManagerError,
+    RefusedError,
+)
+from plugin_manager.loader import LoadedPlugin
+from plugin_manager.loader import load as load_release
+from plugin_manager.manager._planner import vouched
+from plugin_manager.manifest import Manifest
+from plugin_manager.model import Host, PluginName
+from plugin_manager.store import Active, Generation, Store
+from plugin_manager.trust import Trust, Vouching
+
+__all__ = ["Layer", "Loading"]
+
+_log = logging.getLogger("plugin_manager")
+_ATTEMPTS = 20
+_HEALINGS = 3
+
+
+@frozen
+class Layer:
+    """A store and what vouches for it."""
+
+    store: Store
+    trust: Trust
+
+
+class _View:
+    """A layer at one moment; its metadata is verified when first asked for."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.store = layer.store
+        self.generation: Generation = layer.store.current()
+        self._trust = layer.trust
+
+    @cached_property
+    def vouching(self) -> Vouching:
+        return self._trust.local()
+
+
+@frozen
+class _Found:
+    view: _View
+    active: Active
+    manifest: Manifest
+
+
+@define
+class Loading:
+    """Loads plugins from `layers`, the first that has one active winning.
+
+    `heal(plugin, error)` is asked where a plugin is damaged or was evicted; it mends it and
+    returns True, or returns False.
+    """
+
+    layers: Sequence[Layer]
+    host: Host
+    heal: Callable[[PluginName, PluginManagerError], bool]
+    _loaded: dict[PluginName, LoadedPlugin] = field(factory=dict)
+
+    def load(self, plugin: PluginName) -> LoadedPlugin:
+        """As `PluginManager.load` says."""
+        healed: Counter[PluginName] = Counter()
+        for attempt in range(_ATTEMPTS):
+            marks = [layer.store.mark() for layer in self.layers]
+            at = [plugin]  # which plugin it was, where one is damaged
+            try:
+                return self._load(plugin, at)
+            except (CorruptError, NotFoundError) as error:
+                if marks != [layer.store.mark() for layer in self.layers]:
+                    if attempt + 1 < _ATTEMPTS:
+                        continue  # changed by another process under our hands
+                    raise
+                healed[at[0]] += 1
+                # More than once: others may evict it again before it is leased.
+                if healed[at[0]] > _HEALINGS or not self.heal(at[0], error):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _load(self, plugin: PluginName, at: list[PluginName]) -> LoadedPlugin:
+        views = [_View(layer) for layer in self.layers]
+        before = dict(self._loaded)
+        loaded, used = None, []
+        try:
+            for found in self._order(plugin, views, at):
+                at[0] = found.active.release.plugin
+                loaded = self._load_one(found)
+                used.append(found.view)
+        except BaseException:
+            # What it requires was loaded for it alone: a later attempt may need another release.
+            for name, one in reversed(self._loaded.items()):
+                if before.get(name) is not one:
+                    one.unload()
+            self._loaded = before
+            raise
+        assert loaded is not None  # the plugin itself comes last
+        for role in dict.fromkeys(role for view in used for role in view.vouching.expired_roles):
+            _log.warning("accepted within the grace: %s", role)
+        return loaded
+
+    def _order(
+        self, plugin: PluginName, views: Sequence[_View], at: list[PluginName]
+    ) -> list[_Found]:
+        """What loading `plugin` takes, vouched for and fit: what is required, then what requires.
+
+        Plugins may require one another; then either may come first.
+        """
+        found: dict[PluginName, _Found] = {}
+        order: list[_Found] = []
+        # Not recursive: how deep requirements go is the publishers' doing. An entry is a plugin to
+        # enter, and who needs it; or one to leave, once what it requires is in `order`.
+        waiting: list[tuple[PluginName, PluginName | None, bool]] = [(plugin, None, False)]
+        while waiting:
+            name, needed_by, leaving = waiting.pop()
+            if leaving:
+                order.append(found[name])
+            elif name not in found:
+                at[0] = name
+                found[name] = one = self._find(name, needed_by, views)
+                waiting.append((name, None, True))
+                waiting += [
+                    (requirement.plugin, name, False)
+                    for requirement in reversed(one.manifest.requirements)
+                ]
+        return order
+
+    def _find(
+        self, plugin: PluginName, needed_by: PluginName | None, views: Sequence[_View]
+    ) -> _Found:
+        for view in views:
+            if active := view.generation.active.get(plugin):
+                manifest = vouched(view.store, view.vouching, active).manifest
+                _refuse_if_blocked(active, views)
+                break
+        else:
+            needs = f", but {needed_by} needs it" if needed_by else ""
+            raise NotFoundError(
+                f"{plugin} is not installed{needs}", remedy=f"Run 'pluginctl install {plugin}'."
+            )
+        if reasons := resolver.compatibility(manifest.needs, active.release.platform, self.host):
+            raise IncompatibleHostError(
+                f"{active.release} {reasons[0]}",
+                remedy="Install a release that fits.",
+                reasons=tuple(reasons),
+            )
+        return _Found(view, active, manifest)
+
+    def _load_one(self, found: _Found) -> LoadedPlugin:
+        active, store = found.active, found.view.store
+        plugin = active.release.plugin
+        loaded = self._loaded.get(plugin)
+        if loaded is None or loaded.unloaded:
+            lease = store.lease(active)
+            try:
+                directory = store.release_directory(active.release, active.digest)
+                loaded = load_release(found.manifest, directory, released=lease.close)
+            except BaseException:
+                lease.close()
+                raise
+            self._loaded[plugin] = loaded
+        elif loaded.release != active.release:
+            raise RefusedError(
+                f"{loaded.release} is loaded in this process, {active.release} is active now",
+                remedy="Unload it first, or restart the application.",
+            )
+        else:
+            loaded.verify()
+        store.record_load([active.digest])
+        return loaded
+
+    def close(self) -> None:
+        """Unload everything, what requires others first."""
+        while self._loaded:
+            self._loaded.popitem()[1].unload()
+
+
+def _refuse_if_blocked(active: Active, views: Sequence[_View]) -> None:
+    """Raise BlockedError where any layer's metadata, which may be newer, blocks the release."""
+    for view in views:
+        try:
+            view.vouching.refuse_blocked(active.release)
+        except BlockedError:
+            raise
+        except PluginManagerError:
+            continue  # it does not know the plugin, or is too old to say

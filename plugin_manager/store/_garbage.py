@@ -1,0 +1,152 @@
+"""What nobody needs any more: found first, as values that can be shown, then removed.
+
+Removed in the reverse order of writing: generations, manifests, releases. A release directory is
+renamed away before anything in it is deleted, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from attrs import frozen
+
+from plugin_manager.durable import TEMPORARY_PREFIX, is_real_directory, sync_directory
+from plugin_manager.errors import InvalidInputError
+from plugin_manager.model import Digest
+from plugin_manager.store._lease import claim
+from plugin_manager.store._space import Resident
+
+__all__ = [
+    "Garbage",
+    "disk_bytes",
+    "is_fresh",
+    "remove_files",
+    "remove_releases",
+    "stagings",
+    "temporary",
+]
+
+IDLE = timedelta(days=7)
+"""For how long what an interrupted command left is kept for the next attempt."""
+
+
+@frozen
+class Garbage:
+    """Something that the collector removes; `name` is its place below the store's directory.
+
+    `kind` is `generation`, `manifest`, `metadata`, `download` (staged) or `temporary`; of a release
+    why it was there: `garbage` (nothing needs it), `unfinished` (an interrupted command placed it).
+    """
+
+    kind: str
+    name: str
+    size_bytes: int
+
+
+def temporary(store: Path) -> list[Garbage]:
+    """The temporary files that interrupted commands left."""
+    releases = store / "releases"
+    directories = [store, *(store / n for n in ("generations", "manifests", "staging", "index"))]
+    directories += [releases, *_below(releases)]
+    directories += [plugin for publisher in _below(releases) for plugin in _below(publisher)]
+    found = []
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in sorted(directory.iterdir()):
+                if path.name.startswith(TEMPORARY_PREFIX):
+                    name = path.relative_to(store).as_posix()
+                    found.append(Garbage("temporary", name, disk_bytes(path)))
+    return found
+
+
+def stagings(store: Path, now: datetime, *, unfinished: bool) -> list[Garbage]:
+    """What was staged and not touched for long; with `unfinished` all that is staged."""
+    found = []
+    for path in sorted((store / "staging").iterdir()):
+        with contextlib.suppress(InvalidInputError, FileNotFoundError):
+            Digest.parse(path.name)  # else it is not ours
+            if unfinished or not is_fresh(path, now):
+                found.append(Garbage("download", f"staging/{path.name}", disk_bytes(path)))
+    return found
+
+
+def is_fresh(directory: Path, now: datetime) -> bool:
+    """Whether something was written in `directory` or just below it in the last days."""
+    try:
+        newest = max(p.lstat().st_mtime for p in (directory, *directory.iterdir()))
+    except OSError:
+        return False
+    return now.timestamp() - newest < IDLE.total_seconds()
+
+
+def _below(directory: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return [p for p in directory.iterdir() if is_real_directory(p) and p.name[0] != "."]
+    return []
+
+
+def disk_bytes(path: Path) -> int:
+    """What `path`, and all below it, takes on the disk; links are not followed."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    total = _allotted(status)
+    if is_real_directory(path):
+        for parent, directories, names in os.walk(path):
+            for name in (*directories, *names):
+                with contextlib.suppress(FileNotFoundError):
+                    total += _allotted(os.lstat(os.path.join(parent, name)))  # noqa: PTH118
+    return total
+
+
+def _allotted(status: os.stat_result) -> int:
+    return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
+
+
+def remove_files(store: Path, found: Iterable[Garbage]) -> None:
+    """Remove what no process can be using, durably."""
+    changed = set()
+    for one in found:
+        path = store / one.name
+        if is_real_directory(path):
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        changed.add(path.parent)
+    for directory in changed:
+        sync_directory(directory)
+
+
+def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident]:
+    """Remove releases that no process has a lease of; returns those that are gone."""
+    gone, away, changed = [], [], set()
+    for one in residents:
+        try:
+            claimed = claim(one.directory)
+        except FileNotFoundError:
+            continue
+        if claimed is None:
+            continue
+        with claimed:
+            aside = store / "staging" / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            one.directory.rename(aside)
+        gone.append(one)
+        away.append(aside)
+        changed.add(one.directory.parent)
+    # Before the first file goes: after a power cut a release must not be there in part.
+    for directory in (*changed, store / "staging") if gone else ():
+        sync_directory(directory)
+    for aside in away:
+        shutil.rmtree(aside)
+    for directory in changed:
+        with contextlib.suppress(OSError):  # others are there, or it is gone
+            directory.rmdir()
+            directory.parent.rmdir()
+    return gone

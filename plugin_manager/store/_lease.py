@@ -1,0 +1,91 @@
+"""Leases: a process that has loaded a release keeps it from being evicted, as long as it lives.
+
+A lease is a shared lock on the release's own directory. So there is no file to write (a read-only
+store serves as well), none to be left behind, and the kernel ends it with the process. Children
+of a fork share it: they use the same release.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Lease", "claim"]
+
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.005
+_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class Lease:
+    """A lock on a directory, shared (`Lease.of`) or exclusive (`claim`), until `close`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def of(cls, directory: Path) -> Lease:
+        """Keep `directory` from being evicted; raises FileNotFoundError where it is not there.
+
+        Where the file system has no locks, the lease protects nothing, and evicts nothing either.
+        """
+        for attempt in range(_ATTEMPTS):
+            descriptor = os.open(directory, _FLAGS)
+            if sys.platform == "win32":
+                return cls(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # It is being evicted, which takes no longer than a rename.
+                os.close(descriptor)
+                if attempt + 1 < _ATTEMPTS:
+                    time.sleep(_PAUSE_SECONDS)
+                continue
+            except OSError:
+                return cls(descriptor)
+            if _is_at(descriptor, directory):
+                return cls(descriptor)
+            os.close(descriptor)  # evicted between the opening and the lock
+        # Somebody holds it exclusively who is not evicting it; so nobody else evicts it either.
+        return cls(os.open(directory, _FLAGS))
+
+    def close(self) -> None:
+        """End the lease. Calling it again does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def claim(directory: Path) -> Lease | None:
+    """The exclusive right to remove `directory`; None where somebody has a lease of it.
+
+    Also None where the file system cannot tell.
+    """
+    descriptor = os.open(directory, _FLAGS)
+    if sys.platform == "win32":
+        os.close(descriptor)
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return Lease(descriptor)
+
+
+def _is_at(descriptor: int, directory: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), directory.lstat())
+    except FileNotFoundError:
+        return False
