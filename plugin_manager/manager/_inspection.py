@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from plugin_manager.bundle import Head
 from plugin_manager.errors import (
@@ -18,50 +18,13 @@ from plugin_manager.errors import (
     UntrustedError,
 )
 from plugin_manager.manager._planner import keep_chains, vouched
+from plugin_manager.manager._report import Inspection, Report
 from plugin_manager.manifest import File
-from plugin_manager.store import Active, Damage, Fault, Staging, Store
+from plugin_manager.model import PluginName
+from plugin_manager.store import Active, Damage, Staging, Store
 from plugin_manager.trust import BundleTarget, Trust, Vouching
 
-__all__ = ["Inspection", "Inspector", "Report"]
-
-
-@frozen
-class Inspection:
-    """What verifying an active release found: no `faults` and no `error` means it would load.
-
-    `foreign` files are named, but do not count: nothing ever loads them.
-    """
-
-    active: Active
-    faults: tuple[Fault, ...] = ()
-    error: PluginManagerError | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether all that was signed is there, unchanged, and still vouched for."""
-        return self.error is None and not self.damaged
-
-    @property
-    def damaged(self) -> tuple[Fault, ...]:
-        """The faults that a repair mends."""
-        return tuple(fault for fault in self.faults if fault.damage is not Damage.FOREIGN)
-
-
-@frozen
-class Report:
-    """What verifying or repairing found.
-
-    `records` are sentences about the store's own records (generations, metadata) that were
-    damaged; `releases` what was found of each active release.
-    """
-
-    records: tuple[str, ...] = ()
-    releases: tuple[Inspection, ...] = ()
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing was damaged."""
-        return not self.records and all(inspection.good for inspection in self.releases)
+__all__ = ["Inspector"]
 
 
 class Inspector:
@@ -89,8 +52,13 @@ class Inspector:
         self._require_source = require_source
         self._now = now
 
-    def verify(self, chosen: Sequence[Active], records: Sequence[str]) -> Report:
-        """What is wrong with `chosen`; `records` are the names of damaged records."""
+    def verify(self, plugins: Sequence[PluginName]) -> Report:
+        """What is wrong with `plugins`; where there are none: with all, and the store's records."""
+        try:
+            chosen = self._chosen(plugins)
+            records = [] if plugins else self._store.damaged_generations()
+        except CorruptError as error:
+            return Report(records=(error.message,))
         sentences = tuple(f"{record} is damaged" for record in records)
         if not chosen:
             return Report(sentences)
@@ -111,7 +79,12 @@ class Inspector:
             return Inspection(active, error=error)
         return Inspection(active, tuple(faults))
 
-    def repair_records(self) -> list[str]:
+    def _chosen(self, plugins: Sequence[PluginName]) -> list[Active]:
+        active = self._store.current().active
+        names = plugins or sorted(active)
+        return [self._store.active(plugin) for plugin in names]
+
+    def _repair_records(self) -> list[str]:
         """Mend the store's records; returns sentences about what was damaged."""
         records = []
         try:
@@ -122,9 +95,13 @@ class Inspector:
         damaged = self._store.mend_generations()
         return records + [f"{record} is damaged" for record in damaged]
 
-    def repair(self, chosen: Sequence[Active], records: Sequence[str]) -> Report:
-        """Mend `chosen` and the earlier releases that are on disk; returns what was found."""
-        sentences = list(records)
+    def repair(self, plugins: Sequence[PluginName]) -> Report:
+        """Mend `plugins` (none: all), their earlier releases that are on disk, and the records.
+
+        Returns what was found.
+        """
+        sentences = self._repair_records()
+        chosen = self._chosen(plugins)
         if not chosen:
             return Report(tuple(sentences))
         try:

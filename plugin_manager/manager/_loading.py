@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 
 from attrs import define, field, frozen
@@ -27,7 +28,7 @@ from plugin_manager.loader import load as load_release
 from plugin_manager.manager._planner import vouched
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Host, PluginName
-from plugin_manager.store import Active, Generation, Store
+from plugin_manager.store import Active, Generation, Lease, Store
 from plugin_manager.trust import Trust, Vouching
 
 __all__ = ["Layer", "Loading"]
@@ -69,17 +70,21 @@ class _Found:
 class Loading:
     """Loads plugins from `layers`, the first that has one active winning.
 
-    `heal(plugin, error)` is asked where a plugin is damaged or was evicted; it mends it and
-    returns True, or returns False.
+    `heal(plugin, error)` is asked where a plugin is damaged or was evicted; it mends it and returns
+    a lease of it, lest it be evicted again at once, or None.
     """
 
     layers: Sequence[Layer]
     host: Host
-    heal: Callable[[PluginName, PluginManagerError], bool]
+    heal: Callable[[PluginName, PluginManagerError], Lease | None]
     _loaded: dict[PluginName, LoadedPlugin] = field(factory=dict)
 
     def load(self, plugin: PluginName) -> LoadedPlugin:
         """As `PluginManager.load` says."""
+        with ExitStack() as leases:
+            return self._load_healing(plugin, leases)
+
+    def _load_healing(self, plugin: PluginName, leases: ExitStack) -> LoadedPlugin:
         healed: Counter[PluginName] = Counter()
         for attempt in range(_ATTEMPTS):
             marks = [layer.store.mark() for layer in self.layers]
@@ -92,9 +97,10 @@ class Loading:
                         continue  # changed by another process under our hands
                     raise
                 healed[at[0]] += 1
-                # More than once: others may evict it again before it is leased.
-                if healed[at[0]] > _HEALINGS or not self.heal(at[0], error):
+                # More than once, as others may upgrade it meanwhile.
+                if healed[at[0]] > _HEALINGS or not (lease := self.heal(at[0], error)):
                     raise
+                leases.enter_context(lease)
         raise AssertionError("the last attempt returns or raises")
 
     def _load(self, plugin: PluginName, at: list[PluginName]) -> LoadedPlugin:

@@ -20,10 +20,6 @@ from urllib.parse import quote
 from attrs import evolve
 from packaging.version import Version
 
-from plugin_manager import trust
-from plugin_manager._host import this_host
-from plugin_manager.bundle import Head
-from plugin_manager.catalogue import Catalogue
 from plugin_manager.errors import (
     CorruptError,
     EvictedError,
@@ -32,18 +28,14 @@ from plugin_manager.errors import (
     PluginManagerError,
     RefusedError,
 )
-from plugin_manager.loader import LoadedPlugin
-from plugin_manager.manager._inspection import Inspector, Report
-from plugin_manager.manager._loading import Layer, Loading
 from plugin_manager.manager._plan import Cleanup, Plan, Progress, Step
-from plugin_manager.manager._planner import Planner, keep_chains, vouched
-from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, parse_version, size_text
 from plugin_manager.settings import Settings, from_environment
 from plugin_manager.store import (
     Active,
     Garbage,
     Generation,
+    Lease,
     Record,
     Resident,
     Staging,
@@ -51,10 +43,20 @@ from plugin_manager.store import (
     Store,
     disk_bytes,
 )
-from plugin_manager.trust import BundleTarget, Expiry, Trust
 
+# What looking at a store takes is imported above; what loading and changing take, where it is
+# first needed: commands that only look start in half the time.
 if TYPE_CHECKING:
+    from plugin_manager.bundle import Head
+    from plugin_manager.catalogue import Catalogue
+    from plugin_manager.loader import LoadedPlugin
+    from plugin_manager.manager._inspection import Inspector
+    from plugin_manager.manager._loading import Loading
+    from plugin_manager.manager._planner import Planner
+    from plugin_manager.manager._report import Report
+    from plugin_manager.manifest import File, Manifest
     from plugin_manager.transfer import Transfer
+    from plugin_manager.trust import BundleTarget, Expiry, Trust
 
 __all__ = ["PluginManager"]
 
@@ -86,7 +88,7 @@ class PluginManager:
         waiting: Callable[[str], None] = _ignore,
     ) -> None:
         self.settings = settings
-        self.expiry = expiry or Expiry.grace(settings.grace)
+        self._expiry = expiry
         self.progress = progress
         self.waiting = waiting
         self._now = now
@@ -146,6 +148,8 @@ class PluginManager:
         return self._trust_of(self._store)
 
     def _trust_of(self, store: Store) -> Trust:
+        from plugin_manager.trust import Expiry, Trust  # noqa: PLC0415
+
         return Trust(
             store.trust_directory,
             self.settings.pinned_root(),
@@ -153,7 +157,7 @@ class PluginManager:
             targets_url=self.settings.repository + "targets/",
             root_name=self.settings.root_name,
             fetch=self._fetch,
-            expiry=self.expiry,
+            expiry=self._expiry or Expiry.grace(self.settings.grace),
             now=self._now,
         )
 
@@ -163,10 +167,14 @@ class PluginManager:
     @cached_property
     def host(self) -> Host:
         """The facts about this machine and application that releases are matched against."""
+        from plugin_manager._host import this_host  # noqa: PLC0415
+
         return this_host(self.settings.host_version, self.settings.store)
 
     @cached_property
     def _planner(self) -> Planner:
+        from plugin_manager.manager._planner import Planner  # noqa: PLC0415
+
         return Planner(self._store, self._trust, self.host, self._fetch_head, self._now)
 
     @contextmanager
@@ -205,7 +213,7 @@ class PluginManager:
     def manifest(self, name: str | PluginName) -> Manifest:
         """The manifest of a plugin's active release, vouched for as at a load."""
         active = self._store.active(_plugin(name))
-        return vouched(self._store, self._trust.local(), active).manifest
+        return self._planner.manifest(active)
 
     def catalogue(self, name: str | PluginName) -> Catalogue:
         """A plugin's catalogue as last fetched, vouched for; no network."""
@@ -230,33 +238,33 @@ class PluginManager:
 
     @cached_property
     def _loading(self) -> Loading:
+        from plugin_manager.manager._loading import Layer, Loading  # noqa: PLC0415
+
         layers = [Layer(self._store, self._trust)]
         if self._system:
             layers.append(Layer(self._system, self._trust_of(self._system)))
         return Loading(layers, self.host, self._heal)
 
-    def _heal(self, plugin: PluginName, error: PluginManagerError) -> bool:
-        """Mend what a load met, as far as this host lets it; else say no."""
+    def _heal(self, plugin: PluginName, error: PluginManagerError) -> Lease | None:
+        """Mend what a load met, as far as this host lets it, and lease it; None where not."""
         evicted = isinstance(error, EvictedError)
-        if not evicted and not (
-            isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
-        ):
-            return False
-        if evicted and not self.settings.repository:
-            return False
-        try:
-            if plugin not in self._store.current().active:
-                return False  # a system store is its owner's to mend
-        except CorruptError:
-            pass  # that is what is repaired
+        wanted = bool(self.settings.repository) if evicted else self._repairs_at_load(error)
+        if not wanted:
+            return None
         _log.warning("%s: %s", plugin, error.message)
         try:
-            self.repair(plugin)
+            with self._writing():
+                # NotFoundError for what only a system store has: that is its owner's to mend.
+                self._inspector.repair([plugin])
+                lease = self._store.lease(self._store.active(plugin))
         except PluginManagerError as failure:
             _log.warning("%s could not be brought back: %s", plugin, failure)
-            return False
+            return None
         _log.warning("%s was %s", plugin, "fetched again" if evicted else "repaired")
-        return True
+        return lease
+
+    def _repairs_at_load(self, error: PluginManagerError) -> bool:
+        return isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
 
     def close(self) -> None:
         """Unload every plugin that this manager loaded, those that require others first."""
@@ -367,7 +375,7 @@ class PluginManager:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
         try:
             self._store.collect(self._now())
-            trust.collect(self._store.trust_directory)
+            self._trust_garbage(collect=True)
         except (PluginManagerError, OSError) as error:
             _log.warning("garbage was not collected: %s", error)
 
@@ -513,10 +521,8 @@ class PluginManager:
         """
         plugins = [_plugin(name) for name in names]
         self._require_source()
-        with self._writing(), self._trust.update() as update:
-            keep_chains(self._store, update)
-            for plugin in plugins:
-                update.catalogue(plugin)
+        with self._writing():
+            self._planner.update(plugins)
 
     # --- verifying and repairing ---------------------------------------------------------------
 
@@ -525,12 +531,7 @@ class PluginManager:
 
         With none named, the store's own records too. Damage is reported, not raised.
         """
-        try:
-            chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
-            records = [] if names else self._store.damaged_generations()
-        except CorruptError as error:
-            return Report(records=(error.message,))
-        return self._inspector.verify(chosen, records)
+        return self._inspector.verify([_plugin(name) for name in names])
 
     def repair(self, *names: str | PluginName) -> Report:
         """Mend `names` (none: all, and the store's own records); reports what was found damaged.
@@ -540,12 +541,12 @@ class PluginManager:
         this disk still has. Foreign files are left alone. Raises where something cannot be mended.
         """
         with self._writing():
-            records = self._inspector.repair_records()
-            chosen = [self._store.active(_plugin(name)) for name in names] or self.installed()
-            return self._inspector.repair(chosen, records)
+            return self._inspector.repair([_plugin(name) for name in names])
 
     @cached_property
     def _inspector(self) -> Inspector:
+        from plugin_manager.manager._inspection import Inspector  # noqa: PLC0415
+
         return Inspector(
             self._store,
             self._trust,
@@ -622,23 +623,23 @@ class PluginManager:
         with self._writing():
             now = self._now()
             garbage = self._store.collect(now, unfinished=unfinished)
-            garbage += self._trust_garbage()
-            trust.collect(self._store.trust_directory)
+            garbage += self._trust_garbage(collect=True)
             over = self._store.plan_space(0, (), now)
             evicted = self._store.evict(over.evict)
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), tuple(evicted), freed)
 
-    def _trust_garbage(self) -> list[Garbage]:
-        directory = self._store.trust_directory
-        return [
-            Garbage(
-                "metadata",
-                path.relative_to(self._store.directory).as_posix(),
-                disk_bytes(path),
-            )
+    def _trust_garbage(self, *, collect: bool = False) -> list[Garbage]:
+        from plugin_manager import trust  # noqa: PLC0415
+
+        directory, top = self._store.trust_directory, self._store.directory
+        found = [
+            Garbage("metadata", path.relative_to(top).as_posix(), disk_bytes(path))
             for path in trust.garbage(directory)
         ]
+        if collect:
+            trust.collect(directory)
+        return found
 
     def plan_delete(self, name: str | PluginName, version: str | Version | None = None) -> Cleanup:
         """What `delete` would remove; raises as it does."""

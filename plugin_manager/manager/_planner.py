@@ -69,6 +69,17 @@ class Planner:
         self._host = host
         self._fetch_head = fetch_head
 
+    def manifest(self, active: Active) -> Manifest:
+        """The manifest of an active release, vouched for."""
+        return vouched(self._store, self._trust.local(), active).manifest
+
+    def update(self, plugins: Iterable[PluginName]) -> None:
+        """Bring fresh metadata for all that the store knows, and for `plugins`."""
+        with self._trust.update() as update:
+            keep_chains(self._store, update)
+            for plugin in plugins:
+                update.catalogue(plugin)
+
     def install(self, wanted: Sequence[PluginRequirement]) -> Plan:
         """What meeting the requests `wanted` would do."""
         action = "install " + ", ".join(str(requirement) for requirement in wanted)

@@ -230,10 +230,9 @@ def _chore(manager: PluginManager, choose: random.Random) -> tuple[str, Callable
         "repair": manager.repair,
         "update": manager.update,
         "load": lambda: _load(manager),
+        "gc": lambda: manager.cleanup(unfinished=choose.choice([True, False])),
+        "evict": lambda: manager.evict(choose.choice([1, 100_000, 300_000])),
     }
-    if hasattr(manager, "cleanup"):
-        chores["gc"] = lambda: manager.cleanup(unfinished=choose.choice([True, False]))
-        chores["evict"] = lambda: manager.evict(choose.choice([1, 100_000, 300_000]))
     name = choose.choice(sorted(chores))
     return name, chores[name]
 
@@ -330,9 +329,8 @@ def _life_goes_on(
     manager.install("acme/maps")
     manager.upgrade()
     problems += load_problems(manager)
-    if hasattr(manager, "cleanup"):
-        manager.cleanup(unfinished=True)
-        problems += [f"garbage: {name}" for name in garbage(store)]
+    manager.cleanup(unfinished=True)
+    problems += [f"garbage: {name}" for name in garbage(store)]
     return problems
 
 
