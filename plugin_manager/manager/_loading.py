@@ -87,21 +87,26 @@ class Loading:
     def _load_healing(self, plugin: PluginName, leases: ExitStack) -> LoadedPlugin:
         healed: Counter[PluginName] = Counter()
         for attempt in range(_ATTEMPTS):
-            marks = [layer.store.mark() for layer in self.layers]
+            marks = self._marks()
             at = [plugin]  # which plugin it was, where one is damaged
             try:
                 return self._load(plugin, at)
             except (CorruptError, NotFoundError) as error:
-                if marks != [layer.store.mark() for layer in self.layers]:
-                    if attempt + 1 < _ATTEMPTS:
-                        continue  # changed by another process under our hands
+                if attempt + 1 == _ATTEMPTS:
                     raise
+                if marks != self._marks():
+                    continue  # changed by another process under our hands
                 healed[at[0]] += 1
                 # More than once, as others may upgrade it meanwhile.
-                if healed[at[0]] > _HEALINGS or not (lease := self.heal(at[0], error)):
+                lease = self.heal(at[0], error) if healed[at[0]] <= _HEALINGS else None
+                if lease:
+                    leases.enter_context(lease)
+                elif marks == self._marks():
                     raise
-                leases.enter_context(lease)
         raise AssertionError("the last attempt returns or raises")
+
+    def _marks(self) -> list[bytes]:
+        return [layer.store.mark() for layer in self.layers]
 
     def _load(self, plugin: PluginName, at: list[PluginName]) -> LoadedPlugin:
         views = [_View(layer) for layer in self.layers]
