@@ -21,10 +21,10 @@ WORKERS := auto
 ARGS :=
 UPGRADE :=
 
-.PHONY: help setup demo test check lint types lock bench clean distclean
+.PHONY: help setup demo test check lint types lock bench crash-test clean distclean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(STAMP) ## Make or refresh .venv with everything that development needs
 
@@ -79,6 +79,9 @@ lock: setup ## Write requirements-dev.txt anew (UPGRADE=1 for the newest version
 
 bench: setup ## Measure what docs/performance.md promises
 	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
+
+crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours; ARGS="kills --sample 50")
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 clean: ## Remove what tests, tools and the demo left behind
 	@rm -rf .demo .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist build keys/*.json
