@@ -189,6 +189,10 @@ class PluginManager:
         """The active releases, by plugin."""
         return [active for _, active in sorted(self._store.current().active.items())]
 
+    def evicted(self) -> list[Active]:
+        """The active releases whose files are not on this disk."""
+        return [active for active in self.installed() if not self._store.has(active)]
+
     def system_installed(self) -> list[Active]:
         """The active releases of the system store that this store does not have."""
         if self._system is None:
@@ -365,11 +369,13 @@ class PluginManager:
         while plan.needed.write_bytes:
             space = self._planner.space(plan)
             space.require(self._store.directory)
-            if not space.evict:
-                break
-            # Until it is enough: what another process has loaded meanwhile stays.
-            for one in self._store.evict(space.evict):
+            gone = self._store.evict(space.evict)
+            for one in gone:
                 _log.info("evicted %s", one.release)
+            # Not until the disk shows it: it may be late, and more would go for nothing. Only what
+            # was loaded meanwhile, and stays, has to be made up for.
+            if len(gone) == len(space.evict):
+                break
 
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""

@@ -19,12 +19,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import field, frozen
 from blake3 import blake3
 
-from plugin_manager.document import Document
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.model import (
     Digest,
@@ -47,9 +46,11 @@ __all__ = [
     "render",
 ]
 
+T = TypeVar("T")
+
 FORMAT = 2
 MAX_GENERATION_BYTES = 64 * 1024 * 1024
-_FIRST_LINE = re.compile(rb'\{"blake3":"([0-9a-f]{64})",')
+_FIRST_LINE = re.compile(rb'\{"blake3":"([0-9a-f]{64})",\n')
 _RECORD, _ACTIVE, _END = b'"record":', b'"active":[', b"]}\n"
 
 
@@ -153,69 +154,66 @@ def parse(data: bytes, where: str) -> Generation:
     """The generation in `data`; raises CorruptError naming `where` for any changed byte."""
     record = parse_record(data, where)
     try:
-        document = Document(json.loads(data))
         active = {}
-        for item in document.tables("active"):
-            if plugin := item.parsed("plugin", PluginName.parse):
-                active[plugin] = _active(item, plugin)
-        document.finish(where)
-    except (InvalidInputError, ValueError, KeyError, TypeError, RecursionError) as error:
+        for item in json.loads(data)["active"]:
+            plugin = PluginName.parse(item["plugin"])
+            active[plugin] = _active(item, plugin)
+    except _MALFORMED as error:
         raise _corrupt(where) from error
-    return Generation(
-        record.number,
-        record.created,
-        record.action,
-        record.changes,
-        {plugin: one for plugin, one in active.items() if one is not None},
-    )
+    return Generation(record.number, record.created, record.action, record.changes, active)
 
 
 def parse_record(data: bytes, where: str) -> Record:
     """The record in a generation's `data`, all of whose bytes are checked; raises CorruptError."""
-    first, _, body = data.partition(b"\n")
-    match = _FIRST_LINE.fullmatch(first)
-    if not match or blake3(body).hexdigest() != match[1].decode():
+    body = data[data.find(b"\n") + 1 :]
+    if blake3(body).hexdigest() != _digest(data):
         raise _corrupt(where)
     line = body[: body.find(b"\n")]
     try:
-        if not line.startswith(_RECORD) or not line.endswith(b","):
+        value = json.loads(line.removeprefix(_RECORD).removesuffix(b","))
+        if value["format"] != FORMAT:
             raise _corrupt(where)
-        document = Document(json.loads(line[len(_RECORD) : -1]))
-        document.check_format(FORMAT, where)
-        record = Record(
-            number=document.integer("number"),
-            created=datetime.strptime(document.text("created"), "%Y-%m-%dT%H:%M:%S%z"),
-            action=document.text("action"),
-            changes=tuple(_changes(document)),
+        return Record(
+            number=_typed(value["number"], int),
+            created=datetime.strptime(value["created"], "%Y-%m-%dT%H:%M:%S%z"),
+            action=_typed(value["action"], str),
+            changes=tuple(_change(item) for item in value["changes"]),
         )
-        document.finish(where)
-    except (
-        InvalidInputError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
-    ) as error:  # fmt: skip
+    except _MALFORMED as error:
         raise _corrupt(where) from error
-    return record
 
 
-def _changes(document: Document) -> Iterable[Change]:
-    for item in document.tables("changes"):
-        plugin = item.parsed("plugin", PluginName.parse)
-        before, after = item.table("before"), item.table("after")
-        if plugin:
-            yield Change(
-                plugin,
-                _active(before, plugin) if before.value else None,
-                _active(after, plugin) if after.value else None,
-            )
+def _digest(data: bytes) -> str:
+    """The digest that the first line of a generation's `data` gives for the rest; "" if none."""
+    match = _FIRST_LINE.match(data)
+    return match[1].decode() if match else ""
 
 
-def _active(item: Document, plugin: PluginName) -> Active | None:
-    version = item.parsed("version", parse_version)
-    platform = item.parsed("platform", Platform.parse)
-    digest = item.parsed("head", Digest.parse)
-    held, pinned = item.boolean("held"), item.boolean("pinned")
-    if version is None or platform is None or digest is None:
-        return None  # a fault, which `finish` raises
+# The digest has been checked, so what is malformed was written so: one look at each value will do.
+_MALFORMED = (InvalidInputError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
+
+
+def _change(item: dict[str, Any]) -> Change:
+    plugin = PluginName.parse(item["plugin"])
+    before, after = item.get("before"), item.get("after")
+    return Change(
+        plugin,
+        None if before is None else _active(before, plugin),
+        None if after is None else _active(after, plugin),
+    )
+
+
+def _active(item: dict[str, Any], plugin: PluginName) -> Active:
+    version, platform = parse_version(item["version"]), Platform.parse(item["platform"])
+    digest = Digest.parse(item["head"])
+    held, pinned = _typed(item["held"], bool), _typed(item["pinned"], bool)
     return Active(Release(plugin, version, platform), digest, held, pinned)
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
 
 
 def _corrupt(where: str) -> CorruptError:

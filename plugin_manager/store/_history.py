@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from blake3 import blake3
+
 from plugin_manager.durable import (
     disk_errors,
     read_regular,
@@ -38,6 +40,7 @@ class History:
         self._directory = directory
         self._current_path = directory / "current"
         self._read: tuple[bytes, Generation] | None = None
+        self._parsed_records: dict[int, tuple[bytes, Record]] = {}
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -94,8 +97,14 @@ class History:
         return self._numbered(number, _generations.parse(data, name))
 
     def _record(self, number: int) -> Record:
+        """Read and checked each time, parsed once."""
         name = f"generations/{number}.json"
-        return self._numbered(number, _generations.parse_record(self._data(number), name))
+        data = self._data(number)
+        seal = blake3(data).digest()
+        if number not in self._parsed_records or self._parsed_records[number][0] != seal:
+            record = self._numbered(number, _generations.parse_record(data, name))
+            self._parsed_records[number] = seal, record
+        return self._parsed_records[number][1]
 
     @staticmethod
     def _numbered(number: int, record: R) -> R:

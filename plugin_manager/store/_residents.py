@@ -50,7 +50,7 @@ def survey_places(
             if not entry.name.startswith("."):
                 digest = digests.get(entry.name.rpartition("-")[2])
                 places.append(Place(plugin, entry.name, Path(entry.path), digest))
-    return sorted(places, key=lambda place: (place.plugin, place.name))
+    return places
 
 
 def _plugins(store: Path) -> Iterator[tuple[PluginName, Path]]:
@@ -63,9 +63,10 @@ def _plugins(store: Path) -> Iterator[tuple[PluginName, Path]]:
 def _directories(path: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
-            yield from [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return
+    yield from sorted(found, key=lambda entry: entry.name)
 
 
 def kept_in(

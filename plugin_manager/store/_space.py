@@ -89,7 +89,7 @@ def eviction_order(
         key=lambda one: (
             _CLASS[one.kept],
             warmth[one.release.plugin],
-            one.release.plugin,
+            str(one.release.plugin),
             one.kept is Kept.ACTIVE,
             one.usage.order,
             one.release.version,

@@ -62,6 +62,9 @@ from plugin_manager.store._verify import Fault, foreign_files, release_faults, v
 __all__ = ["Storage", "Store"]
 
 
+_SMALL_HEAD_BYTES, _SMALL_HEADS = 16 * 1024, 2000
+
+
 @frozen
 class Storage:
     """What a store holds and how much room it has; bytes.
@@ -110,6 +113,7 @@ class Store:
         self._lock = WriterLock(directory)
         self._usage = UsageLog(directory)
         self._used: set[Digest] = set()
+        self._small_manifests: dict[Digest, Manifest] = {}
 
     @property
     def trust_directory(self) -> Path:
@@ -292,8 +296,8 @@ class Store:
     def release_directory(self, release: Release, digest: Digest) -> Path:
         """Where the files of a release lie (or would)."""
         plugin = release.plugin
-        parent = self.directory / "releases" / plugin.publisher / plugin.name
-        return parent / _residents.release_name(release, digest)
+        name = _residents.release_name(release, digest)
+        return self.directory / f"releases/{plugin.publisher}/{plugin.name}/{name}"
 
     def has(self, active: Active) -> bool:
         """Whether the release is on disk, whole (it only ever appears whole)."""
@@ -309,11 +313,6 @@ class Store:
         """Files that are missing or of another size or mode; hashes nothing."""
         directory = self.release_directory(active.release, active.digest)
         return visible_faults(directory, manifest.files_for(tag))
-
-    def require(self, active: Active) -> None:
-        """Raise EvictedError unless the release is on disk."""
-        if not self.has(active):
-            raise _evicted(active)
 
     def lease(self, active: Active) -> Lease:
         """Keep the release from being evicted while this process lives; raises EvictedError.
@@ -345,9 +344,22 @@ class Store:
             # A damaged head only means less to reuse; verification has its own ways to say so.
             with contextlib.suppress(CorruptError, InvalidInputError):
                 if place.digest:
-                    manifest = self.head(place.digest).manifest
+                    manifest = self._manifest_for_reuse(place.digest)
                     trees.append(InstalledTree(manifest, place.directory))
         return trees
+
+    def _manifest_for_reuse(self, digest: Digest) -> Manifest:
+        """As `head`, but small ones are read once: a change of many plugins asks for all of them.
+
+        What is taken by them is hashed as it is taken.
+        """
+        if digest not in self._small_manifests:
+            data = self.head_bytes(digest)
+            manifest = read_head(data, f"manifests/{digest}").manifest
+            if len(data) > _SMALL_HEAD_BYTES or len(self._small_manifests) >= _SMALL_HEADS:
+                return manifest
+            self._small_manifests[digest] = manifest
+        return self._small_manifests[digest]
 
     def _places(self, of: PluginName | None = None) -> list[_residents.Place]:
         """The directories of releases (only those `of` a plugin)."""

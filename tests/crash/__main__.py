@@ -1,4 +1,4 @@
-"""`python -m tests.crash [BATTERY [OPTIONS]]` runs one battery, or all as their figures are published.
+"""`python -m tests.crash [BATTERY [OPTIONS]]` runs one battery, or all as they are published.
 
 The exit status is 0 only if nothing was lost and every broken variant was caught.
 """
