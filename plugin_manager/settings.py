@@ -35,7 +35,7 @@ from platformdirs import user_data_path
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import parse_version
 
-__all__ = ["Limits", "Settings", "from_environment"]
+__all__ = ["Limits", "Settings", "from_environment", "parse_size"]
 
 DEFAULT_GRACE = timedelta(days=30)
 _BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kKMGT])(i)?)?B?", re.ASCII)
@@ -233,15 +233,15 @@ def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -
             remedy="Write for instance 5%, or an amount such as 2GB.",
         )
     return Limits(
-        max_store_bytes=_bytes("the store's budget", str(budget)) if budget else None,
-        min_free_bytes=_bytes("PLUGINCTL_MIN_FREE", floor) if floor and not percent else None,
+        max_store_bytes=parse_size("the store's budget", str(budget)) if budget else None,
+        min_free_bytes=parse_size("PLUGINCTL_MIN_FREE", floor) if floor and not percent else None,
         min_free_percent=float(percent) if percent else None,
         keep_previous=_count(environment, "PLUGINCTL_KEEP_PREVIOUS", 1, least=0),
         keep_generations=_count(environment, "PLUGINCTL_KEEP_GENERATIONS", 100, least=2),
     )
 
 
-def _bytes(what: str, text: str) -> int:
+def parse_size(what: str, text: str) -> int:
     """The number of bytes that `text` ("20GB", "512MiB", "1000") says."""
     match = _BYTES.fullmatch(text.strip())
     if not match:

@@ -14,23 +14,24 @@ from plugin_manager.errors import PluginManagerError
 __all__ = ["main"]
 
 
+_CLIENT = (
+    "install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold",
+    "list", "show", "history", "path", "verify", "repair",
+)  # fmt: skip
+_SPACE = ("storage", "pin", "unpin", "evict", "delete", "gc")
+_HOMES = {**dict.fromkeys(_CLIENT, "_client"), **dict.fromkeys(_SPACE, "_space"), "repo": "_repo"}
+
+
 class _Commands(click.Group):
     """A group that imports a command's module only when that command is asked for."""
 
-    _CLIENT = (
-        "install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold",
-        "list", "show", "verify", "repair", "history", "path",
-    )  # fmt: skip
-
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return [*self._CLIENT, "repo"]
+        return list(_HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "repo":
-            command: click.Command = import_module("plugin_manager.cli._repo").repo
-            return command
-        if cmd_name in self._CLIENT:
-            commands: list[click.Command] = import_module("plugin_manager.cli._client").COMMANDS
+        if home := _HOMES.get(cmd_name):
+            module = import_module(f"plugin_manager.cli.{home}")
+            commands: list[click.Command] = [module.repo] if home == "_repo" else module.COMMANDS
             return next(command for command in commands if command.name == cmd_name)
         return super().get_command(ctx, cmd_name)
 
@@ -41,6 +42,8 @@ class _Commands(click.Group):
 @click.option("--root", metavar="FILE", help="Pinned root metadata. [PLUGINCTL_ROOT]")
 @click.option("--host-version", metavar="VERSION", help="Host's version. [PLUGINCTL_HOST_VERSION]")
 @click.option("--lock-timeout", type=float, metavar="SECONDS", help="[PLUGINCTL_LOCK_TIMEOUT]")
+@click.option("--max-store", metavar="SIZE", help="Budget, such as 20GB. [PLUGINCTL_MAX_STORE]")
+@click.option("--system-store", metavar="DIR", help="Searched second. [PLUGINCTL_SYSTEM_STORE]")
 @click.version_option(__version__, prog_name="pluginctl")
 def cli(**_: object) -> None:
     """Signed plugins and model files: install, verify at every load, roll back.

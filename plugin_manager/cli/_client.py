@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
+from attrs import frozen
 
 from plugin_manager.cli import _output
-from plugin_manager.cli._output import Reporter, Session
-from plugin_manager.errors import NotFoundError
+from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
+from plugin_manager.errors import NotFoundError, RefusedError
 from plugin_manager.manager import Inspection, Plan, PluginManager
 from plugin_manager.model import PluginName, size_text, utc_text
 from plugin_manager.settings import from_environment
-from plugin_manager.store import Damage, Record
+from plugin_manager.store import Active, Damage, Generation
 
-__all__ = ["COMMANDS"]
+__all__ = [
+    "COMMANDS",
+    "change",
+    "dry_run_option",
+    "json_option",
+    "name_argument",
+    "open_manager",
+    "planned_and_done",
+]
 
-Command = Callable[..., Any]
+_ATTEMPTS = 3
+MOST_GENERATIONS = 10**15 - 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
@@ -29,7 +39,7 @@ names_argument = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
 @contextmanager
-def _manager(session: Session) -> Iterator[PluginManager]:
+def open_manager(session: Session) -> Iterator[PluginManager]:
     """The manager that the command line's options and the environment describe."""
     options = click.get_current_context().find_root().params
     settings = from_environment(
@@ -39,6 +49,8 @@ def _manager(session: Session) -> Iterator[PluginManager]:
         root=options.get("root"),
         host_version=options.get("host_version"),
         lock_timeout_seconds=options.get("lock_timeout"),
+        max_store_bytes=options.get("max_store"),
+        system_store=options.get("system_store"),
     )
     reporter = Reporter(quiet=session.as_json)
     try:
@@ -51,19 +63,21 @@ def _manager(session: Session) -> Iterator[PluginManager]:
         reporter.close()
 
 
-def _session(as_json: bool) -> Session:
-    return Session(as_json=as_json)
-
-
-def _change(
+def change(
     as_json: bool,
     dry_run: bool,
     plan_only: Callable[[PluginManager], Plan],
     carry_out: Callable[[PluginManager], Plan],
 ) -> None:
-    session = _session(as_json)
-    with _manager(session) as manager:
-        plan = plan_only(manager) if dry_run else carry_out(manager)
+    """Do what a command says, or with `dry_run` only plan it, and tell what it did."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        if dry_run:
+            plan = plan_only(manager)
+            if plan.space:
+                plan.space.require(manager.settings.store)  # what would fail says so
+        else:
+            plan = planned_and_done(session, manager, plan_only, carry_out)
     session.result(_output.plan_json(plan, dry_run=dry_run))
     for step in plan.steps:
         needed = step.needed
@@ -80,8 +94,27 @@ def _change(
         )
     if not plan.steps:
         session.say("Nothing to do.")
+    elif dry_run and plan.space:
+        session.say(f"space: {_output.space_text(plan.space)}")
     for note in plan.notes:
         session.say(f"note: {note}")
+
+
+def planned_and_done(
+    session: Session,
+    manager: PluginManager,
+    plan_only: Callable[[PluginManager], Plan],
+    carry_out: Callable[[PluginManager], Plan],
+) -> Plan:
+    """The plan that was done; what it evicts is told before anything is fetched."""
+    for _ in range(_ATTEMPTS):
+        plan = plan_only(manager)
+        if plan.space and plan.space.evict and not plan.space.missing_bytes:
+            session.say(f"space: {_output.space_text(plan.space)}")
+        with suppress(RefusedError):  # another process changed the store meanwhile
+            manager.apply(plan)
+            return plan
+    return carry_out(manager)  # under one lock: nobody comes between planning and doing
 
 
 @click.command()
@@ -93,7 +126,7 @@ def install(requests: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     What is already here is not fetched again, also after an interruption.
     """
-    _change(as_json, dry_run, lambda m: m.plan_install(*requests), lambda m: m.install(*requests))
+    change(as_json, dry_run, lambda m: m.plan_install(*requests), lambda m: m.install(*requests))
 
 
 @click.command()
@@ -102,7 +135,7 @@ def install(requests: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 @json_option
 def upgrade(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Upgrade plugins (all, where none is named) to their newest fitting releases."""
-    _change(as_json, dry_run, lambda m: m.plan_upgrade(*names), lambda m: m.upgrade(*names))
+    change(as_json, dry_run, lambda m: m.plan_upgrade(*names), lambda m: m.upgrade(*names))
 
 
 @click.command()
@@ -111,17 +144,41 @@ def upgrade(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 @json_option
 def uninstall(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Make plugins inactive."""
-    _change(as_json, dry_run, lambda m: m.plan_uninstall(*names), lambda m: m.uninstall(*names))
+    change(as_json, dry_run, lambda m: m.plan_uninstall(*names), lambda m: m.uninstall(*names))
 
 
 @click.command()
-@name_argument
+@click.argument("name", required=False)
 @click.option("--to", "to", metavar="VERSION", help="The version to go back to.")
+@click.option(
+    "--generation",
+    type=click.IntRange(0, MOST_GENERATIONS),
+    metavar="N",
+    help="Go back to all that was active in generation N.",
+)
 @dry_run_option
 @json_option
-def rollback(name: str, to: str | None, dry_run: bool, as_json: bool) -> None:
-    """Go back to the release before, offline, and hold it there."""
-    _change(as_json, dry_run, lambda m: m.plan_rollback(name, to), lambda m: m.rollback(name, to))
+def rollback(
+    name: str | None, to: str | None, generation: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Go back to the release before, offline, and hold it there; or to a whole generation."""
+    if (name is None) == (generation is None):
+        raise click.UsageError("Give either a NAME or --generation N.")
+    if generation is not None:
+        if to is not None:
+            raise click.UsageError("--to goes with a NAME, not with --generation.")
+        number = generation
+        change(
+            as_json, dry_run, lambda m: m.plan_rollback_to(number), lambda m: m.rollback_to(number)
+        )
+    elif name is not None:
+        plugin = name
+        change(
+            as_json,
+            dry_run,
+            lambda m: m.plan_rollback(plugin, to),
+            lambda m: m.rollback(plugin, to),
+        )
 
 
 @click.command()
@@ -130,7 +187,7 @@ def rollback(name: str, to: str | None, dry_run: bool, as_json: bool) -> None:
 @json_option
 def hold(name: str, dry_run: bool, as_json: bool) -> None:
     """Keep upgrades away from a plugin."""
-    _change(as_json, dry_run, lambda m: m.plan_hold(name), lambda m: m.hold(name))
+    change(as_json, dry_run, lambda m: m.plan_hold(name), lambda m: m.hold(name))
 
 
 @click.command()
@@ -139,21 +196,46 @@ def hold(name: str, dry_run: bool, as_json: bool) -> None:
 @json_option
 def unhold(name: str, dry_run: bool, as_json: bool) -> None:
     """Let upgrades change a plugin again."""
-    _change(as_json, dry_run, lambda m: m.plan_hold(name, held=False), lambda m: m.unhold(name))
+    change(as_json, dry_run, lambda m: m.plan_hold(name, held=False), lambda m: m.unhold(name))
 
 
 @click.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the active plugins."""
-    session = _session(as_json)
-    with _manager(session) as manager:
-        installed = manager.installed()
-    session.result([_output.active_json(active) for active in installed])
-    for active in installed:
-        session.say(f"{active.release}{'  held' if active.held else ''}")
-    if not installed:
+    """List the active plugins, those of the system store too."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        evicted = manager.evicted()
+        listed = [_Listed(active, on_disk=active not in evicted) for active in manager.installed()]
+        listed += [_Listed(active, system=True) for active in manager.system_installed()]
+    session.result(
+        [
+            {**_output.active_json(one.active), "on_disk": one.on_disk, "system": one.system}
+            for one in listed
+        ]
+    )
+    for one in listed:
+        session.say(str(one))
+    if not listed:
         session.say("No plugin is installed. 'pluginctl install NAME' installs one.")
+
+
+@frozen
+class _Listed:
+    """A line of the list; `on_disk` None: another store's."""
+
+    active: Active
+    on_disk: bool | None = None
+    system: bool = False
+
+    def __str__(self) -> str:
+        marks = {
+            "held": self.active.held,
+            "pinned": self.active.pinned,
+            "not on this disk": self.on_disk is False,
+            "system": self.system,
+        }
+        return f"{self.active.release}  {marked(marks)}".rstrip()
 
 
 @click.command()
@@ -162,8 +244,8 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(name: str, with_manifest: bool, as_json: bool) -> None:
     """Show a plugin: what it is, its releases, what is active, what it needs."""
-    session = _session(as_json)
-    with _manager(session) as manager:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
         plugin = PluginName.parse(name)
         active = {a.release.plugin: a for a in manager.installed()}.get(plugin)
         catalogue = manager.catalogue(plugin)
@@ -176,7 +258,7 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
     value: dict[str, Any] = {
         "plugin": str(plugin),
         "summary": catalogue.summary,
-        "active": _output.active_json(active),
+        "active": active and _output.active_json(active),
         "path": str(path) if path else None,
         "releases": [
             {
@@ -265,8 +347,8 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 
     Exits with 0 only if everything is good.
     """
-    session = _session(as_json)
-    with _manager(session) as manager:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
         report = manager.verify(*names)
     session.result(_output.report_json(report))
     for record in report.records:
@@ -287,8 +369,8 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def repair(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Mend damaged plugins (all, or those named), fetching only the damaged chunks."""
-    session = _session(as_json)
-    with _manager(session) as manager:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
         report = manager.verify(*names) if dry_run else manager.repair(*names)
     session.result({"dry_run": dry_run, "found": _output.report_json(report)})
     verb = "would mend" if dry_run else "mended"
@@ -311,30 +393,54 @@ def update(names: tuple[str, ...], as_json: bool) -> None:
 
     Plugins that are named become known to 'show', installed or not.
     """
-    session = _session(as_json)
-    with _manager(session) as manager:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
         manager.update(*names)
     session.result({"updated": True})
     session.say("The metadata is up to date.")
 
 
 @click.command()
+@click.argument("number", required=False, type=click.IntRange(0, MOST_GENERATIONS), metavar="[N]")
 @json_option
-def history(as_json: bool) -> None:
-    """List the generations, newest first, with what changed in each."""
-    session = _session(as_json)
-    with _manager(session) as manager:
+def history(number: int | None, as_json: bool) -> None:
+    """List the generations, newest first, with what changed; or all that was active in one."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        if number is not None:
+            _tell_generation(session, manager.generation(number))
+            return
         records = manager.history()
-    session.result([_output.record_json(record) for record in records])
+    current = records[0].number if records else 0
+    session.result(
+        [{**_output.record_json(record), "current": record.number == current} for record in records]
+    )
+    width = len(str(current))
     for record in records:
-        session.say(_history_line(record, current=record is records[0]))
+        mark = "*" if record.number == current else " "
+        changes = shortened([change_text(one) for one in record.changes]) or record.action
+        session.say(f"{mark} {record.number:>{width}}  {utc_text(record.created)}  {changes}")
     if not records:
         session.say("No generation yet.")
 
 
-def _history_line(record: Record, *, current: bool) -> str:
-    mark = "*" if current else " "
-    return f"{mark} {record.number:>4}  {utc_text(record.created)}  {record.action}"
+def _tell_generation(session: Session, generation: Generation) -> None:
+    active = [one for _, one in sorted(generation.active.items())]
+    session.result(
+        {
+            **_output.record_json(generation),
+            "active": [_output.active_json(one) for one in active],
+        }
+    )
+    session.say(
+        f"generation {generation.number}  {utc_text(generation.created)}  "
+        f"{shortened(generation.action.split(', '))}"
+    )
+    for changed in generation.changes:
+        session.say(f"  {change_text(changed)}")
+    session.say(f"active in it: {len(active)}")
+    for one in active:
+        session.say(f"  {_Listed(one)}")
 
 
 @click.command()
@@ -342,8 +448,8 @@ def _history_line(record: Record, *, current: bool) -> str:
 @json_option
 def path(name: str, as_json: bool) -> None:
     """Print the directory of a plugin's active release."""
-    session = _session(as_json)
-    with _manager(session) as manager:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
         found: Path = manager.path(name)
     session.result({"plugin": name, "path": str(found)})
     session.say(str(found))
@@ -351,5 +457,5 @@ def path(name: str, as_json: bool) -> None:
 
 COMMANDS = [
     install, update, upgrade, uninstall, rollback, hold, unhold,
-    list_, show, verify, repair, history, path,
+    list_, show, history, path, verify, repair,
 ]  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,9 +15,25 @@ from plugin_manager.model import size_text, utc_text
 
 if TYPE_CHECKING:
     from plugin_manager.manager import Inspection, Plan, Progress, Report
-    from plugin_manager.store import Active, Record
+    from plugin_manager.store import Active, Change, Record, Resident, SpacePlan
 
-__all__ = ["EXIT_CODES", "Reporter", "Session", "active_json", "clean", "exit_code"]
+__all__ = [
+    "EXIT_CODES",
+    "Reporter",
+    "Session",
+    "active_json",
+    "change_text",
+    "clean",
+    "exit_code",
+    "marked",
+    "plan_json",
+    "record_json",
+    "report_json",
+    "resident_json",
+    "shortened",
+    "space_text",
+    "table",
+]
 
 # Documented in docs/operating.md; a family keeps its number for ever.
 EXIT_CODES = {
@@ -84,20 +101,21 @@ class Session:
 
 
 def error_json(error: PluginManagerError) -> dict[str, Any]:
-    """An error as a JSON value."""
+    """An error as a JSON value; a plan that does not fit is `space`, as it is of a plan."""
+    context = {key: value for key, value in error.context.items() if value not in (None, ())}
+    if plan := context.pop("plan", None):
+        context["space"] = space_json(cast("SpacePlan", plan))
     return {
         "family": error.family,
         "exit_code": exit_code(error),
         "message": error.message,
         "remedy": error.remedy,
-        **{key: value for key, value in error.context.items() if value not in (None, ())},
+        **context,
     }
 
 
-def active_json(active: Active | None) -> dict[str, Any] | None:
+def active_json(active: Active) -> dict[str, Any]:
     """An active release as a JSON value."""
-    if active is None:
-        return None
     return {
         "plugin": str(active.release.plugin),
         "version": str(active.release.version),
@@ -117,8 +135,8 @@ def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
             {
                 "kind": step.kind,
                 "plugin": str(step.plugin),
-                "before": active_json(step.before),
-                "after": active_json(step.after),
+                "before": step.before and active_json(step.before),
+                "after": step.after and active_json(step.after),
                 "fetch_bytes": step.needed.fetch_bytes,
                 "copy_bytes": step.needed.copy_bytes,
                 "share_bytes": step.needed.share_bytes,
@@ -126,6 +144,43 @@ def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
             for step in plan.steps
         ],
         "notes": list(plan.notes),
+        "space": space_json(plan.space) if plan.space else None,
+    }
+
+
+def space_json(space: SpacePlan) -> dict[str, Any]:
+    """A space plan as a JSON value."""
+    return {
+        "needed_bytes": space.needed_bytes,
+        "used_bytes": space.used_bytes,
+        "budget_bytes": space.budget_bytes,
+        "free_bytes": space.free_bytes,
+        "floor_bytes": space.floor_bytes,
+        "evict": [resident_json(resident) for resident in space.evict],
+        "freed_bytes": space.freed_bytes,
+        "missing_bytes": space.missing_bytes,
+    }
+
+
+def space_text(space: SpacePlan) -> str:
+    """A space plan in a line."""
+    text = f"needs {size_text(space.needed_bytes)} at its peak"
+    if space.evict:
+        going = [f"{one.release} ({size_text(one.total_bytes)})" for one in space.evict]
+        text += f"; evicts {shortened(going)}, which frees {size_text(space.freed_bytes)}"
+    return text
+
+
+def resident_json(resident: Resident) -> dict[str, Any]:
+    """A release on disk as a JSON value."""
+    return {
+        "plugin": str(resident.release.plugin),
+        "version": str(resident.release.version),
+        "platform": str(resident.release.platform),
+        "head": str(resident.digest) if resident.digest else None,
+        "kept": resident.kept.value,
+        "pinned": resident.pinned,
+        "total_bytes": resident.total_bytes,
     }
 
 
@@ -138,12 +193,58 @@ def record_json(record: Record) -> dict[str, Any]:
         "changes": [
             {
                 "plugin": str(change.plugin),
-                "before": active_json(change.before),
-                "after": active_json(change.after),
+                "before": change.before and active_json(change.before),
+                "after": change.after and active_json(change.after),
             }
             for change in record.changes
         ],
     }
+
+
+def change_text(change: Change) -> str:
+    """What a generation changed for a plugin, in a few words."""
+    before, after = change.before, change.after
+    if after is None:
+        return f"- {before.release}" if before else f"- {change.plugin}"
+    held, pinned = (before.held, before.pinned) if before else (False, False)
+    marks = marked(
+        {
+            "hold": after.held and not held,
+            "unhold": held and not after.held,
+            "pin": after.pinned and not pinned,
+            "unpin": pinned and not after.pinned,
+        }
+    )
+    if before is None:
+        text = f"+ {after.release}"
+    elif before.digest != after.digest:
+        text = f"{before.release} -> {after.release.version}"
+    else:
+        return f"{marks} {change.plugin}"
+    return f"{text} ({marks})" if marks else text
+
+
+def marked(marks: Mapping[str, object]) -> str:
+    """The words of `marks` that hold, with commas between them."""
+    return ", ".join(word for word, holds in marks.items() if holds)
+
+
+def shortened(items: Sequence[str], most: int = 3) -> str:
+    """`items` with commas between them, no more than `most` and how many more there are."""
+    more = [f"... and {len(items) - most} more"] if len(items) > most else []
+    return ", ".join([*items[:most], *more])
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Lines with `rows` in columns, those numbered in `right` aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -158,7 +259,7 @@ def report_json(report: Report) -> dict[str, Any]:
 def inspection_json(inspection: Inspection) -> dict[str, Any]:
     """What verifying found, as a JSON value."""
     return {
-        **(active_json(inspection.active) or {}),
+        **active_json(inspection.active),
         "good": inspection.good,
         "faults": [{"path": f.path, "damage": f.damage.value} for f in inspection.faults],
         "error": error_json(inspection.error) if inspection.error else None,

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PluginManager"]
 
+_MOVES = {"install", "upgrade", "downgrade"}
+
 
 _log = logging.getLogger("plugin_manager")
 
@@ -349,6 +351,9 @@ class PluginManager:
                 raise RefusedError(
                     "the store has changed since this was planned", remedy="Plan again."
                 )
+            for step in plan.steps:
+                if step.after and not step.bundle_path and step.kind in _MOVES:
+                    self._store.lease(step.after).close()  # it is still there
             self._make_room(plan)
             done, total = 0, plan.needed.fetch_bytes
             staged: list[Staging] = []
@@ -614,9 +619,8 @@ class PluginManager:
 
     def plan_cleanup(self, *, unfinished: bool = False) -> Cleanup:
         """What `cleanup` would remove."""
-        now = self._now()
-        garbage = self._store.garbage(now, unfinished=unfinished) + self._trust_garbage()
-        over = self._store.plan_space(0, (), now)
+        garbage, over = self._store.plan_cleanup(self._now(), unfinished=unfinished)
+        garbage += self._trust_garbage()
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), over.evict, freed)
 

@@ -223,20 +223,23 @@ class Planner:
     def rollback_to(self, number: int) -> Plan:
         """What going back to all that generation `number` had active would do; offline.
 
-        What goes back to an older version is held there.
+        What goes back to an older version is held there. Pins and other holds stay as they are.
         """
         generation, target = self._store.current(), self._store.generation(number)
         changes: dict[PluginName, Active | None] = {}
         for plugin in sorted({*generation.active, *target.active}):
             before, after = generation.active.get(plugin), target.active.get(plugin)
-            if before and after and after.release.version < before.release.version:
-                after = evolve(after, held=True)
+            if before and after:
+                # Which plugins are pinned or held is today's wish, not that of then.
+                back = after.release.version < before.release.version
+                after = evolve(after, held=before.held or back, pinned=before.pinned)
             if before != after:
                 changes[plugin] = after
         held = tuple(
             f"{plugin} is held at {after.release.version}: 'pluginctl unhold {plugin}' lifts it"
             for plugin, after in changes.items()
-            if after and after.held and not target.active[plugin].held
+            if after and after.held and plugin in generation.active
+            if not generation.active[plugin].held
         )
         plan = self._return(f"rollback to generation {number}", generation, changes)
         return evolve(plan, notes=(*plan.notes, *held))

@@ -13,21 +13,18 @@ import contextlib
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import msgpack
 from attrs import frozen
 from blake3 import blake3
 
-from plugin_manager.durable import make_real_directories, set_aside
+from plugin_manager.durable import is_real_directory, make_real_directories, set_aside
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Digest, Platform, PluginName, Release, parse_version
-
-if TYPE_CHECKING:
-    from diskcache import Cache
 
 __all__ = ["Contents", "Index", "contents_of"]
 
@@ -83,21 +80,20 @@ class Index:
 
         Those whose manifests are missing or damaged are left out.
         """
-        wanted = list(digests)
+        keys = {self._key(digest): digest for digest in digests}
         found: dict[Digest, Contents] = {}
-        with _Rows(self._directory, writing=keep) as rows:
-            for digest in wanted:
-                if data := rows.get(self._key(digest)):
-                    with contextlib.suppress(ValueError, TypeError, InvalidInputError):
-                        found[digest] = _parse(data)
-            new = {}
-            for digest in wanted:
-                if digest not in found:
-                    with contextlib.suppress(CorruptError, InvalidInputError):
-                        new[digest] = self._contents(digest)
-            if keep:
-                rows.add({self._key(digest): _render(one) for digest, one in new.items()})
-                rows.drop_others({self._key(digest) for digest in wanted})
+        for key, row in _rows(self._directory):
+            if key in keys:
+                with contextlib.suppress(ValueError, TypeError, InvalidInputError):
+                    found[keys[key]] = _parse(row)
+        new: dict[Digest, Contents] = {}
+        for digest in keys.values():
+            if digest not in found:
+                with contextlib.suppress(CorruptError, InvalidInputError):
+                    new[digest] = self._contents(digest)
+        if keep:
+            rows = {self._key(digest): _render(one) for digest, one in new.items()}
+            _keep(self._directory, rows, set(keys))
         return found | new
 
     def _key(self, digest: Digest) -> str:
@@ -132,38 +128,61 @@ def _parse(row: bytes) -> Contents:
     return Contents(release, keys, sizes)
 
 
-class _Rows:
-    """The rows of the database: as if empty wherever it cannot be opened, read or written."""
+def _rows(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """All rows, in no order; as many as can be read.
 
-    def __init__(self, directory: Path, *, writing: bool) -> None:
-        self._directory = directory
-        self._writing = writing
-        self._cache: Cache | None = None
+    Read past diskcache, which writes when it opens a database: looking must not write. As it is
+    read without a lock, a row may be torn, or miss; then its seal is wrong, or it is made anew.
+    """
+    path = directory / "cache.db"
+    if _is_odd(directory) or not path.exists():
+        return
+    import sqlite3  # noqa: PLC0415 - loads do without
 
-    def __enter__(self) -> Self:
-        try:
-            self._cache = self._open()
-        except Exception as error:  # whatever a damaged database leads to
-            self._give_up(error)
-        return self
+    address = f"file:{quote(os.fspath(path))}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            query = (
+                "SELECT key, value FROM Cache WHERE typeof(key) = 'text' AND typeof(value) = 'blob'"
+            )
+            yield from database.execute(query)
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
+        _log.debug("the index %s is not usable: %r", directory, error)
 
-    def _open(self) -> Cache | None:
-        directory = self._directory
-        if self._writing:
-            make_real_directories(directory.parent, directory)
-        elif not (directory / "cache.db").exists():
-            return None
-        # Links would lead SQLite to other files; diskcache expands what looks like a variable.
-        for name in ("", "cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal"):
-            if (directory / name).is_symlink():
-                raise OSError(f"{directory / name} is a link")
-        if os.path.expandvars(os.path.expanduser(directory)) != str(directory):  # noqa: PTH111
-            return None
-        from diskcache import Cache  # noqa: PLC0415 - 17 ms, and loads do without
 
-        from plugin_manager.store._plain_disk import PlainDisk  # noqa: PLC0415
+def _is_odd(directory: Path) -> bool:
+    """Whether something in the index is not the store's own: a link would lead elsewhere."""
+    names = ("", "cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
+    return any((directory / name).is_symlink() for name in names)
 
-        return Cache(
+
+def _keep(directory: Path, new: Mapping[str, bytes], keys: Collection[str]) -> None:
+    """Add `new` rows and drop those that are not of `keys`; an index that resists is removed."""
+    make_real_directories(directory.parent, directory)
+    # diskcache expands what looks like a variable or a home, and so would write elsewhere.
+    if os.path.expandvars(os.path.expanduser(directory)) != str(directory):  # noqa: PTH111
+        return
+    known = {key for key, _ in _rows(directory)}
+    if not new and known <= set(keys):
+        return
+    try:
+        _write(directory, new, keys)
+    except Exception as error:  # whatever a damaged database leads to
+        _log.debug("the index %s is removed: %r", directory, error)
+        with contextlib.suppress(OSError):
+            for path in directory.glob("cache.db*"):
+                set_aside(path) if is_real_directory(path) else path.unlink()
+
+
+def _write(directory: Path, new: Mapping[str, bytes], keys: Collection[str]) -> None:
+    if _is_odd(directory):
+        raise OSError("there is a link in the index")
+    from diskcache import Cache  # noqa: PLC0415 - 17 ms, and loads do without
+
+    from plugin_manager.store._plain_disk import PlainDisk  # noqa: PLC0415
+
+    with (
+        Cache(
             str(directory),
             timeout=_BUSY_SECONDS,
             disk=PlainDisk,
@@ -171,48 +190,10 @@ class _Rows:
             eviction_policy="none",
             cull_limit=0,
             statistics=0,
-        )
-
-    def get(self, key: str) -> bytes | None:
-        row = self._try(lambda cache: cache.get(key))
-        return row if isinstance(row, bytes) else None
-
-    def add(self, rows: dict[str, bytes]) -> None:
-        def add(cache: Cache) -> None:
-            with cache.transact():
-                for key, data in rows.items():
-                    cache.set(key, data)
-
-        if rows:
-            self._try(add)
-
-    def drop_others(self, keys: set[str]) -> None:
-        def drop(cache: Cache) -> None:
-            for key in [key for key in cache if key not in keys]:
-                cache.delete(key)
-
-        self._try(drop)
-
-    def _try(self, action: Callable[[Cache], Any]) -> Any:
-        if self._cache is None:
-            return None
-        try:
-            return action(self._cache)
-        except Exception as error:
-            self._give_up(error)
-            return None
-
-    def _give_up(self, error: Exception) -> None:
-        """Go on without the index; the writer removes it, to be made anew the next time."""
-        _log.debug("the index %s is not usable: %r", self._directory, error)
-        self.__exit__()
-        if self._writing:
-            with contextlib.suppress(OSError):
-                for path in self._directory.glob("cache.db*"):
-                    set_aside(path) if path.is_dir() else path.unlink()
-
-    def __exit__(self, *_: object) -> None:
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            with contextlib.suppress(Exception):
-                cache.close()
+        ) as cache,
+        cache.transact(),
+    ):
+        for key, row in new.items():
+            cache.set(key, row)
+        for key in [key for key in cache if key not in keys]:
+            cache.delete(key)

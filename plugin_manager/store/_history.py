@@ -29,6 +29,7 @@ __all__ = ["History"]
 R = TypeVar("R", bound=Record)
 
 _GENERATION_NAME = re.compile(r"([1-9][0-9]{0,14})\.json", re.ASCII)
+_MOST_TEXT = 500  # of what a command was; `changes` say all that it did
 _MOST_BYTES = _generations.MAX_GENERATION_BYTES
 _REMEDY = "Run 'pluginctl repair' to go on from the newest good generation."
 
@@ -178,7 +179,7 @@ class History:
         generation = Generation(
             number=current.number + 1,
             created=now.replace(microsecond=0),
-            action=action,
+            action=action if len(action) <= _MOST_TEXT else f"{action[: _MOST_TEXT - 1]}…",
             changes=tuple(
                 Change(plugin, current.active.get(plugin), after)
                 for plugin, after in sorted(changes.items())

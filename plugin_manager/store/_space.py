@@ -47,7 +47,7 @@ class Kept(StrEnum):
     GARBAGE = "garbage"
 
 
-@frozen
+@frozen(eq=False)
 class Resident:
     """A release on disk. `digest` names its head; None where that is not known any more."""
 
@@ -173,7 +173,7 @@ class SpacePlan:
         if self.budget_bytes is not None:
             budget = self.used_bytes - after + self.needed_bytes
             if budget > self.budget_bytes:
-                ways.append(f"raise the store's budget to {size_text(budget)} (--max-store-bytes)")
+                ways.append(f"raise the store's budget to {size_text(budget)} (--max-store)")
         if self.pinned:
             ways.append(f"unpin {', '.join(map(str, self.pinned[:3]))}")
         if self.unfinished_bytes:

@@ -218,8 +218,8 @@ class Store:
         self, changes: Mapping[PluginName, Active | None], action: str, now: datetime
     ) -> Generation:
         """Make a new generation with `changes` (None: no longer active) current. Writes."""
-        active = {**self.current().active, **changes}
-        for one in active.values():
+        current = self.current()
+        for one in {**current.active, **changes}.values():
             if one is not None and not self._head_path(one.digest).exists():
                 raise CorruptError(
                     f"{one.release}: its manifest is missing",
@@ -227,8 +227,10 @@ class Store:
                     remedy=f"Run 'pluginctl repair {one.release.plugin}'.",
                 )
         generation = self._history.append(changes, action, now)
-        # What was just installed is not the coldest.
-        self._use([one.digest for one in changes.values() if one], loaded=False)
+        # What was just installed is not the coldest; a change of flags is no use.
+        known = {one.digest for one in current.active.values()}
+        new = {one.digest for one in changes.values() if one} - known
+        self._use(sorted(new), loaded=False)
         return generation
 
     def recover_current(self, now: datetime) -> Generation | None:
@@ -442,6 +444,27 @@ class Store:
             is_leased=_is_leased,
         )
 
+    def plan_cleanup(
+        self, now: datetime, *, unfinished: bool = False
+    ) -> tuple[list[Garbage], SpacePlan]:
+        """What `collect` would remove, and what is over the limits then. Writes nothing."""
+        residents = self.residents(now)
+        garbage, doomed = self._sort_out(residents, now, unfinished=unfinished)
+        total, free = disk_space(self.directory)
+        staged, records = self._other_bytes()
+        freed = sum(one.size_bytes for one in garbage)
+        files = sum(one.size_bytes for one in garbage if one.kind in _FILES)
+        over = _space.plan_space(
+            [one for one in residents if one not in doomed],
+            0,
+            other_bytes=max(staged + records - files, 0),
+            unfinished_bytes=staged,
+            limits=self.limits,
+            disk=(total, free + freed),
+            is_leased=_is_leased,
+        )
+        return garbage, over
+
     def plan_eviction(self, wanted_bytes: int, now: datetime) -> tuple[list[Resident], int]:
         """Which releases would go first to free `wanted_bytes`, and what that frees."""
         residents = self.residents(now)
@@ -464,17 +487,11 @@ class Store:
 
     # --- collecting ----------------------------------------------------------------------------
 
-    def garbage(self, now: datetime, *, unfinished: bool = False) -> list[Garbage]:
-        """What nobody needs any more; with `unfinished` also what was to be resumed.
-
-        In the order in which it is removed. Where records are damaged, only what is surely of no
-        use. Raises CorruptError where `current` is damaged.
-        """
-        return self._sort_out(self.residents(now), now, unfinished=unfinished)[0]
-
     def collect(self, now: datetime, *, unfinished: bool = False) -> list[Garbage]:
-        """Remove garbage, except releases that are loaded somewhere; returns what is gone. Writes.
+        """Remove what nobody needs any more; returns what is gone. Writes.
 
+        With `unfinished` also what was to be resumed. Not releases that are loaded somewhere. Where
+        records are damaged, only what is surely of no use; raises CorruptError where `current` is.
         May be interrupted at any point and run again.
         """
         residents = self.residents(now, keep_index=True)
