@@ -49,6 +49,7 @@ __all__ = [
 T = TypeVar("T")
 
 FORMAT = 2
+MAX_NUMBER = 10**15  # of a generation: what a file's name holds
 MAX_GENERATION_BYTES = 64 * 1024 * 1024
 _FIRST_LINE = re.compile(rb'\{"blake3":"([0-9a-f]{64})",\n')
 _RECORD, _ACTIVE, _END = b'"record":', b'"active":[', b"]}\n"
@@ -174,7 +175,7 @@ def parse_record(data: bytes, where: str) -> Record:
         if value["format"] != FORMAT:
             raise _corrupt(where)
         return Record(
-            number=_typed(value["number"], int),
+            number=_number(value["number"]),
             created=datetime.strptime(value["created"], "%Y-%m-%dT%H:%M:%S%z"),
             action=_typed(value["action"], str),
             changes=tuple(_change(item) for item in value["changes"]),
@@ -208,6 +209,12 @@ def _active(item: dict[str, Any], plugin: PluginName) -> Active:
     digest = Digest.parse(item["head"])
     held, pinned = _typed(item["held"], bool), _typed(item["pinned"], bool)
     return Active(Release(plugin, version, platform), digest, held, pinned)
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not 0 <= _typed(value, int) < MAX_NUMBER:
+        raise ValueError
+    return _typed(value, int)
 
 
 def _typed(value: object, kind: type[T]) -> T:

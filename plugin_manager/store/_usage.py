@@ -9,6 +9,7 @@ without it, or with damaged lines, releases count as never used.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -16,7 +17,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-from plugin_manager.durable import make_real_directories, read_regular, write_atomically
+from plugin_manager.durable import (
+    is_real_directory,
+    read_regular,
+    write_atomically,
+)
 from plugin_manager.errors import CorruptError
 from plugin_manager.model import Digest
 
@@ -56,6 +61,8 @@ class UsageLog:
         lines = "".join(f"{digest} {kind} {max(0, seconds)}\n" for digest in digests)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        if not is_real_directory(self._path.parent):  # a link would lead elsewhere
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self._path))
         descriptor = os.open(self._path, flags, 0o644)
         try:
             if os.fstat(descriptor).st_size + len(lines) <= _MOST_BYTES:
@@ -72,6 +79,8 @@ class UsageLog:
         return found
 
     def _lines(self) -> Iterable[tuple[Digest, bytes, bytes]]:
+        if not is_real_directory(self._path.parent):
+            return
         try:
             data = read_regular(self._path, _MOST_BYTES)
         except (OSError, CorruptError):
@@ -79,10 +88,6 @@ class UsageLog:
         for line in data.split(b"\n"):
             if match := _LINE.fullmatch(line):
                 yield Digest(match[1].decode()), match[2], match[3]
-
-    def prepare(self) -> None:
-        """Make the log's directory, and remove what lies in the log's place. Writes."""
-        make_real_directories(self._directory, self._path.parent)
 
     def shorten(self, keep: Iterable[Digest]) -> None:
         """Where the log is long, leave in it the last uses of `keep` alone. Writes."""
