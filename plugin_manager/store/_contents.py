@@ -163,7 +163,8 @@ def _keep(directory: Path, new: Mapping[str, bytes], keys: Collection[str]) -> N
     if os.path.expandvars(os.path.expanduser(directory)) != str(directory):  # noqa: PTH111
         return
     known = {key for key, _ in _rows(directory)}
-    if not new and known <= set(keys):
+    left = any((directory / f"cache.db-{end}").exists() for end in ("wal", "shm", "journal"))
+    if not new and known <= set(keys) and not left:  # SQLite clears up what a kill left
         return
     try:
         _write(directory, new, keys)
