@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -99,7 +98,7 @@ def is_real_directory(path: Path) -> bool:
 
 def set_aside(path: Path) -> None:
     """Move what lies in the place of something else out of the way, beside it; delete nothing."""
-    path.rename(path.with_name(f"{SET_ASIDE_PREFIX}{secrets.token_hex(8)}"))
+    path.rename(path.with_name(f"{SET_ASIDE_PREFIX}{os.urandom(8).hex()}"))
 
 
 def read_regular(path: Path, most_bytes: int, name: str = "") -> bytes:
@@ -148,7 +147,7 @@ def write_atomically(
     `sync_parent` the caller makes the names in the directory durable, for many files at once.
     """
     make_directories(path.parent)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     # Exclusive, and with its final mode from the first byte: a private key is never readable.
     with os.fdopen(os.open(temporary, flags, mode), "wb") as file:

@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import prod
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from attrs import field, frozen
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from plugin_manager.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 __all__ = [
     "BundlePath",
@@ -150,6 +152,11 @@ def parse_version(text: str) -> Version:
 
 def parse_specifier(text: str) -> SpecifierSet:
     """The PEP 440 version specifiers in `text` ("" is any); raises InvalidInputError."""
+    from packaging.specifiers import (  # noqa: PLC0415 - a list of plugins does without
+        InvalidSpecifier,
+        SpecifierSet,
+    )
+
     if len(text) > MAX_SPECIFIER:  # also keeps numbers below the 4,300 digits that int() takes
         raise InvalidInputError(
             f"version specifier {text[:20]!r}... is longer than {MAX_SPECIFIER} characters",
@@ -272,7 +279,7 @@ class PluginRequirement:
     """What a plugin, or a person, asks of another plugin: a name and the versions that will do."""
 
     plugin: PluginName
-    specifier: SpecifierSet = field(factory=SpecifierSet)
+    specifier: SpecifierSet = field(factory=lambda: parse_specifier(""))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -397,8 +404,8 @@ class HostNeeds:
     `disk_bytes` is room that the plugin needs while it works, beyond its own files.
     """
 
-    host: SpecifierSet = field(factory=SpecifierSet)
-    python: SpecifierSet = field(factory=SpecifierSet)
+    host: SpecifierSet = field(factory=lambda: parse_specifier(""))
+    python: SpecifierSet = field(factory=lambda: parse_specifier(""))
     memory_bytes: int = 0
     disk_bytes: int = 0
 

@@ -30,7 +30,6 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 from packaging.version import Version
-from platformdirs import user_data_path
 
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import parse_version
@@ -160,6 +159,8 @@ def parse_repository(text: str) -> str:
 
 def default_store() -> Path:
     """The store of this user where nothing else is said."""
+    from platformdirs import user_data_path  # noqa: PLC0415 - most say where their store is
+
     return user_data_path("plugin-manager", appauthor=False) / "store"
 
 

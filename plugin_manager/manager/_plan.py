@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import field, frozen
 
-from plugin_manager.bundle import Head
 from plugin_manager.model import PluginName, Release
 from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan
+
+if TYPE_CHECKING:
+    from plugin_manager.bundle import Head
 
 __all__ = ["NOTHING_NEEDED", "Cleanup", "Plan", "Progress", "Step"]
 

@@ -15,16 +15,18 @@ import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import msgpack
 from attrs import frozen
 from blake3 import blake3
 
 from plugin_manager.durable import is_real_directory, make_real_directories, set_aside
 from plugin_manager.errors import CorruptError, InvalidInputError
-from plugin_manager.manifest import Manifest
 from plugin_manager.model import Digest, Platform, PluginName, Release, parse_version
+
+if TYPE_CHECKING:
+    from plugin_manager.manifest import Manifest
 
 __all__ = ["Contents", "Index", "contents_of"]
 
@@ -102,6 +104,8 @@ class Index:
 
 def _render(contents: Contents) -> bytes:
     release = contents.release
+    import msgpack  # noqa: PLC0415
+
     data: bytes = msgpack.packb(
         [
             str(release.plugin),
@@ -120,6 +124,8 @@ def _parse(row: bytes) -> Contents:
     seal, data = row[:_SEAL_BYTES], row[_SEAL_BYTES:]
     if blake3(data).digest(_SEAL_BYTES) != seal:
         raise ValueError("damaged")
+    import msgpack  # noqa: PLC0415 - only where there are rows
+
     plugin, version, platform, key_bytes, size_bytes = msgpack.unpackb(data)
     keys, sizes = array("Q", key_bytes), array("Q", size_bytes)
     if len(keys) != len(sizes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import sys
@@ -44,6 +43,8 @@ def sync_files(directory: Path, paths: list[Path]) -> None:
 def _syncfs():  # type: ignore[no-untyped-def]  # a C function wrapped once
     if not sys.platform.startswith("linux"):
         return None
+    import ctypes  # noqa: PLC0415
+
     function = ctypes.CDLL(None, use_errno=True).syncfs
 
     def syncfs(directory: Path) -> None:

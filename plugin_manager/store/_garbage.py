@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -135,7 +134,7 @@ def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident
         if claimed is None:
             continue
         with claimed:
-            aside = store / "staging" / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            aside = store / "staging" / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}"
             one.directory.rename(aside)
         gone.append(one)
         away.append(aside)

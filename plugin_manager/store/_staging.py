@@ -14,16 +14,19 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 from blake3 import blake3
 
-from plugin_manager.bundle import Head, decode_frame
 from plugin_manager.durable import make_real_directories
 from plugin_manager.errors import CorruptError
-from plugin_manager.manifest import Chunk, File, Manifest
 from plugin_manager.store import _files
 from plugin_manager.store._verify import damaged_chunks, foreign_files
+
+if TYPE_CHECKING:
+    from plugin_manager.bundle import Head
+    from plugin_manager.manifest import Chunk, File, Manifest
 
 __all__ = ["InstalledTree", "Needed", "Staging", "survey"]
 
@@ -251,6 +254,8 @@ class Staging:
         Raises CorruptError, having written nothing, where any of them differs from what was
         signed.
         """
+        from plugin_manager.bundle import decode_frame  # noqa: PLC0415 - zstandard; looking does without
+
         manifest = self.head.manifest
         content = memoryview(decode_frame(data, manifest.columns.frame_content_lengths[index]))
         wanted = self._frames[index]

@@ -23,10 +23,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from plugin_manager.bundle import MAX_HEAD_BYTES, Head, read_head
 from plugin_manager.durable import (
     disk_errors,
     disk_space,
@@ -44,7 +44,6 @@ from plugin_manager.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import Digest, PluginName, Release, bytecode_tag
 from plugin_manager.settings import Limits
 from plugin_manager.store import _files, _garbage, _residents, _space
@@ -58,6 +57,10 @@ from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
 from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
+
+if TYPE_CHECKING:
+    from plugin_manager.bundle import Head
+    from plugin_manager.manifest import File, Manifest
 
 __all__ = ["Storage", "Store"]
 
@@ -264,6 +267,8 @@ class Store:
 
     def head_bytes(self, digest: Digest) -> bytes:
         """The head that `digest` names, its digest checked; raises CorruptError."""
+        from plugin_manager.bundle import MAX_HEAD_BYTES  # noqa: PLC0415 - looking does without
+
         name = f"manifests/{digest}"
         with disk_errors(self.directory):
             try:
@@ -283,6 +288,8 @@ class Store:
 
         Its digest is checked, not its signature: good for planning, not for loading.
         """
+        from plugin_manager.bundle import read_head  # noqa: PLC0415
+
         return read_head(self.head_bytes(digest), f"manifests/{digest}")
 
     def keep_heads(self, heads: Iterable[bytes]) -> None:
@@ -356,6 +363,8 @@ class Store:
         What is taken by them is hashed as it is taken.
         """
         if digest not in self._small_manifests:
+            from plugin_manager.bundle import read_head  # noqa: PLC0415
+
             data = self.head_bytes(digest)
             manifest = read_head(data, f"manifests/{digest}").manifest
             if len(data) > _SMALL_HEAD_BYTES or len(self._small_manifests) >= _SMALL_HEADS:

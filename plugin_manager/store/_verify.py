@@ -11,7 +11,6 @@ import os
 import stat
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,10 +19,13 @@ from attrs import frozen
 from blake3 import blake3
 
 from plugin_manager.errors import CorruptError
-from plugin_manager.manifest import Chunk, File, Manifest
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from _typeshed import WriteableBuffer
+
+    from plugin_manager.manifest import Chunk, File, Manifest
 
 __all__ = [
     "Damage",
@@ -280,6 +282,8 @@ def release_faults(
     Files that carry a tag may be absent: they only speed things up. Large files are hashed on all
     processors.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - looking does without
+
     faults = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # starts no thread before it has work
         for file in files:
