@@ -29,6 +29,7 @@ __all__ = ["History"]
 R = TypeVar("R", bound=Record)
 
 _GENERATION_NAME = re.compile(r"([1-9][0-9]{0,14})\.json", re.ASCII)
+_COUNTED_NUMBERS = 10**14  # numbers from here on were planted: what follows needs a name too
 _MOST_TEXT = 500  # of what a command was; `changes` say all that it did
 _MOST_BYTES = _generations.MAX_GENERATION_BYTES
 _REMEDY = "Run 'pluginctl repair' to go on from the newest good generation."
@@ -228,7 +229,7 @@ class History:
             self._switch(good)
             return good
         origin = f"generation {good.number}" if good else "what is on disk"
-        number = good.number + 1 if good else 1
+        number = max((n for n in numbers if n < _COUNTED_NUMBERS), default=0) + 1
         while os.path.lexists(self.path(number)):
             number += 1
         recovered = Generation(
