@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from importlib import import_module
@@ -54,6 +55,9 @@ def cli(**_: object) -> None:
 
 def main() -> None:
     """Run the command; ends the process with a documented exit code."""
+    # A command is short, and most of what it makes stays alive to its end: looking through it for
+    # garbage again and again takes a third of the time.
+    gc.set_threshold(100_000, 50, 100)
     as_json = "--json" in sys.argv[1:]
     try:
         code = cli.main(prog_name="pluginctl", standalone_mode=False)

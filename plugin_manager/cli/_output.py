@@ -62,6 +62,8 @@ def exit_code(error: PluginManagerError) -> int:
 
 def clean(text: str) -> str:
     """`text` without anything a terminal could obey; it may come from a hostile publisher."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
                    for char in text)  # fmt: skip
 
@@ -82,8 +84,9 @@ class Session:
         click.echo(clean(text), err=True)
 
     def result(self, value: object) -> None:
-        """The one JSON value of a run; nothing in text mode."""
+        """The one JSON value of a run, or what makes it; nothing in text mode."""
         if self.as_json:
+            value = value() if callable(value) else value
             click.echo(json.dumps(value, indent=1, ensure_ascii=True, default=str))
 
     def error(self, error: PluginManagerError) -> None:

@@ -35,7 +35,7 @@ def storage(as_json: bool) -> None:
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         found = manager.storage()
-    session.result(_storage_json(found))
+    session.result(lambda: _storage_json(found))
     session.say(
         f"used       {size_text(found.used_bytes)}: "
         f"releases {size_text(found.release_bytes)}, "

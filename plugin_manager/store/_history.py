@@ -134,13 +134,14 @@ class History:
 
     def records(self) -> list[Record]:
         """The readable records up to the current generation's, newest first."""
-        return self._records()[0]
+        return self.read()[0]
 
     def damaged(self) -> list[str]:
         """The names of the generation files, up to the current one, that cannot be read."""
-        return self._records()[1]
+        return self.read()[1]
 
-    def _records(self) -> tuple[list[Record], list[str]]:
+    def read(self) -> tuple[list[Record], list[str]]:
+        """Both `records` and what is `damaged`."""
         current, data = self.current(), self.data()
         good: list[Record] = [current] if current.number else []
         damaged = []

@@ -389,7 +389,7 @@ class Store:
 
         `keep_index`, which writes, leaves the index up to date.
         """
-        generation, records = self.current(), self.history()
+        generation, (records, damaged) = self.current(), self._history.read()
         places = self._places()
         digests = [place.digest for place in places if place.digest]
         return _residents.kept_in(
@@ -400,7 +400,7 @@ class Store:
             usage=self._usage.read(),
             limits=self.limits,
             now=now,
-            certain=not self.damaged_generations(),
+            certain=not damaged,
         )
 
     @cached_property
@@ -549,10 +549,11 @@ class Store:
 
     def _unnamed_manifests(self, kept: set[Digest], old: set[str]) -> list[Garbage]:
         """The manifests that neither a release on disk nor a kept generation needs."""
-        if self.damaged_generations():
+        records, damaged = self._history.read()
+        if damaged:
             return []
         named = set(kept)
-        records = [r for r in self.history() if f"generations/{r.number}.json" not in old]
+        records = [r for r in records if f"generations/{r.number}.json" not in old]
         for record in records:
             for change in record.changes:
                 named |= {one.digest for one in (change.before, change.after) if one}
