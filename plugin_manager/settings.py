@@ -225,7 +225,9 @@ def _version(text: str) -> Version | None:
 
 
 def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -> Limits:
-    budget = max_store_bytes or environment.get("PLUGINCTL_MAX_STORE")
+    budget = max_store_bytes
+    if budget is None:
+        budget = environment.get("PLUGINCTL_MAX_STORE") or None
     floor = environment.get("PLUGINCTL_MIN_FREE", "")
     percent = floor.strip().removesuffix("%") if floor.strip().endswith("%") else ""
     if percent and not re.fullmatch(r"[0-9]{1,2}(\.[0-9]+)?", percent, re.ASCII):
@@ -234,7 +236,9 @@ def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -
             remedy="Write for instance 5%, or an amount such as 2GB.",
         )
     return Limits(
-        max_store_bytes=parse_size("the store's budget", str(budget)) if budget else None,
+        max_store_bytes=parse_size("the store's budget", str(budget))
+        if budget is not None
+        else None,
         min_free_bytes=parse_size("PLUGINCTL_MIN_FREE", floor) if floor and not percent else None,
         min_free_percent=float(percent) if percent else None,
         keep_previous=_count(environment, "PLUGINCTL_KEEP_PREVIOUS", 1, least=0),

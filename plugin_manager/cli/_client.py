@@ -331,7 +331,10 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
 
 
 def _tell_found(session: Session, inspection: Inspection) -> None:
-    session.say(f"{inspection.active.release}: {'good' if inspection.good else 'NOT GOOD'}")
+    verdict = (
+        "not on this disk" if inspection.evicted else "good" if inspection.good else "NOT GOOD"
+    )
+    session.say(f"{inspection.active.release}: {verdict}")
     for fault in inspection.faults:
         ignored = "; never loaded" if fault.damage is Damage.FOREIGN else ""
         session.say(f"  {fault.damage.value:8} {fault.path}{ignored}")
@@ -358,7 +361,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
     if not report.records and not report.releases:
         session.say("No plugin is installed.")
     if not report.good:
-        error = next((i.error for i in report.releases if i.error), None)
+        error = next((i.error for i in report.releases if i.error and not i.good), None)
         code = _output.exit_code(error) if error else _output.EXIT_CODES["corrupt"]
         click.get_current_context().exit(code)
 
@@ -379,9 +382,9 @@ def repair(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     for inspection in report.releases:
         for fault in inspection.damaged:
             session.say(f"{verb} {inspection.active.release}: {fault.path} ({fault.damage.value})")
-        if inspection.error:
+        if inspection.error and not (inspection.evicted and not names):
             session.say(f"{verb} {inspection.active.release}: {inspection.error.message}")
-    if report.good:
+    if report.good and not (names and any(one.evicted for one in report.releases)):
         session.say("Nothing to mend.")
 
 

@@ -98,7 +98,7 @@ class Inspector:
     def repair(self, plugins: Sequence[PluginName]) -> Report:
         """Mend `plugins` (none: all), their earlier releases that are on disk, and the records.
 
-        Returns what was found.
+        Those named are fetched where they were evicted. Returns what was found.
         """
         sentences = self._repair_records()
         chosen = self._chosen(plugins)
@@ -114,7 +114,7 @@ class Inspector:
             vouching = self._refetch_metadata()
         releases = []
         for active in chosen:
-            releases.append(self._repair(vouching, active))
+            releases.append(self._repair(vouching, active, fetch=bool(plugins)))
             for earlier in self._store.earlier(active):
                 # One that is blocked or no longer listed is of no use to a rollback.
                 with suppress(UntrustedError, RefusedError):
@@ -128,9 +128,10 @@ class Inspector:
             keep_chains(self._store, update)
         return self._trust.local()
 
-    def _repair(self, vouching: Vouching, active: Active) -> Inspection:
+    def _repair(self, vouching: Vouching, active: Active, *, fetch: bool = False) -> Inspection:
+        """Mend a release; `fetch`: also one that was evicted."""
         found = self._inspect(vouching, active)
-        if found.good:
+        if found.good and not (found.evicted and fetch):
             return found
         target = vouching.target(active.release)
         if isinstance(found.error, CorruptError):

@@ -47,12 +47,15 @@ class Layer:
 
 
 class _View:
-    """A layer at one moment; its metadata is verified when first asked for."""
+    """A layer at one moment: read, and its metadata verified, when first asked for."""
 
     def __init__(self, layer: Layer) -> None:
         self.store = layer.store
-        self.generation: Generation = layer.store.current()
         self._trust = layer.trust
+
+    @cached_property
+    def generation(self) -> Generation:
+        return self.store.current()
 
     @cached_property
     def vouching(self) -> Vouching:

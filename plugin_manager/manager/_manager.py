@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PluginManager"]
 
+_HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
 _MOVES = {"install", "upgrade", "downgrade"}
 
 
@@ -259,7 +260,10 @@ class PluginManager:
             return None
         _log.warning("%s: %s", plugin, error.message)
         try:
-            with self._writing():
+            timeout = self.settings.lock_timeout_seconds
+            with self._store.writing(
+                timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout, waiting=self.waiting
+            ):
                 # NotFoundError for what only a system store has: that is its owner's to mend.
                 self._inspector.repair([plugin])
                 lease = self._store.lease(self._store.active(plugin))
@@ -351,10 +355,8 @@ class PluginManager:
                 raise RefusedError(
                     "the store has changed since this was planned", remedy="Plan again."
                 )
-            for step in plan.steps:
-                if step.after and not step.bundle_path and step.kind in _MOVES:
-                    self._store.lease(step.after).close()  # it is still there
-            self._make_room(plan)
+            self._check(plan)
+            plan = self._make_room(plan)
             done, total = 0, plan.needed.fetch_bytes
             staged: list[Staging] = []
             for step in plan.steps:
@@ -362,25 +364,38 @@ class PluginManager:
                     done += self._bring(step, staged, done, total)
             self._store.place(staged)
             self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
-            changes = {s.plugin: s.after for s in plan.steps if s.kind != "keep"}
+            changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
             if changes:
                 generation = self._store.activate(changes, plan.action, self._now())
             if staged or any(step.after is None for step in plan.steps):
                 self._tidy()
             return generation
 
-    def _make_room(self, plan: Plan) -> None:
-        """Evict what the plan needs evicted; raises NoSpaceError before anything is evicted."""
-        while plan.needed.write_bytes:
-            space = self._planner.space(plan)
-            space.require(self._store.directory)
-            gone = self._store.evict(space.evict)
+    def _check(self, plan: Plan) -> None:
+        """Raise where what no generation tells has changed since the plan was made."""
+        for step in plan.steps:
+            if step.after and step.kind in _MOVES:
+                self._trust.local().refuse_blocked(step.after.release)
+                if not step.bundle_path:
+                    self._store.lease(step.after).close()  # it is still there
+
+    def _make_room(self, plan: Plan) -> Plan:
+        """The plan as it is now, room being made for it.
+
+        Raises NoSpaceError before anything is evicted.
+        """
+        while True:
+            plan = self._planner.fitted(plan)
+            if plan.space is None:
+                return plan
+            plan.space.require(self._store.directory)
+            gone = self._store.evict(plan.space.evict)
             for one in gone:
                 _log.info("evicted %s", one.release)
             # Not until the disk shows it: it may be late, and more would go for nothing. Only what
             # was loaded meanwhile, and stays, has to be made up for.
-            if len(gone) == len(space.evict):
-                break
+            if len(gone) == len(plan.space.evict):
+                return plan
 
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
@@ -547,9 +562,10 @@ class PluginManager:
     def repair(self, *names: str | PluginName) -> Report:
         """Mend `names` (none: all, and the store's own records); reports what was found damaged.
 
-        Of each plugin the active release, also where it was evicted, and those on disk that a
-        rollback could return to. Only damaged chunks are fetched, and none that another release on
-        this disk still has. Foreign files are left alone. Raises where something cannot be mended.
+        Of each plugin the active release (where it is named, also if it was evicted), and those on
+        disk that a rollback could return to. Only damaged chunks are fetched, and none that another
+        release on this disk still has. Foreign files are left alone. Raises where something cannot
+        be mended.
         """
         with self._writing():
             return self._inspector.repair([_plugin(name) for name in names])
@@ -569,10 +585,13 @@ class PluginManager:
         )
 
     def _assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
+        active = Active(head.manifest.release, head.digest)
         needed = self._store.needed(head, files)
-        step = Step(head.manifest.release.plugin, None, Active(head.manifest.release, head.digest),
-                    needed=needed)  # fmt: skip
-        self._make_room(Plan("repair", self._store.current().number, (step,)))
+        step = Step(active.release.plugin, None, active, head, needed=needed)
+        plan = Plan("repair", self._store.current().number, (step,))
+        space = self._planner.space(plan)
+        space.require(self._store.directory)
+        self._store.evict(space.evict)
         return self._assemble(head, files, bundle_path)[0]
 
     # --- space ---------------------------------------------------------------------------------
@@ -634,7 +653,7 @@ class PluginManager:
             now = self._now()
             garbage = self._store.collect(now, unfinished=unfinished)
             garbage += self._trust_garbage(collect=True)
-            over = self._store.plan_space(0, (), now)
+            over = self._store.plan_limits(now)
             evicted = self._store.evict(over.evict)
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), tuple(evicted), freed)

@@ -37,7 +37,7 @@ class Step:
     def kind(self) -> str:
         """`install`, `upgrade`, `downgrade`, `uninstall`; or `hold`, `unhold`, `pin`, `unpin`.
 
-        `keep` where nothing changes.
+        `fetch` where it was active, but not on this disk; `keep` where nothing changes.
         """
         if self.after is None:
             return "uninstall"
@@ -50,7 +50,7 @@ class Step:
             return "hold" if self.after.held else "unhold"
         if self.before.pinned != self.after.pinned:
             return "pin" if self.after.pinned else "unpin"
-        return "keep"
+        return "fetch" if self.bundle_path else "keep"
 
     def __str__(self) -> str:
         match self.kind:

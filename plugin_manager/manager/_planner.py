@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 from attrs import evolve
 from packaging.version import Version
@@ -23,7 +24,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Step
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
-from plugin_manager.store import Active, Generation, SpacePlan, Store
+from plugin_manager.store import Active, Generation, Needed, SpacePlan, Store
 from plugin_manager.trust import BundleTarget, Trust, Update, Vouching
 
 __all__ = ["Planner", "keep_chains", "vouched"]
@@ -106,6 +107,13 @@ class Planner:
         generation = self._store.current()
         chosen = self._resolve(generation, requests, upgrade)
         vouching = self._trust.local()
+        # What is asked for, and what that requires, is brought back where it was evicted.
+        asked: set[PluginName] = set()
+        waiting = [request.plugin for request in requests]
+        while waiting:
+            if (plugin := waiting.pop()) in chosen and plugin not in asked:
+                asked.add(plugin)
+                waiting += [requirement.plugin for requirement in chosen[plugin].requirements]
         steps, notes = [], []
         for plugin, entry in sorted(chosen.items()):
             before = generation.active.get(plugin)
@@ -115,12 +123,37 @@ class Planner:
                     f"{entry.release} was {entry.withdrawal.kind} by its publisher: "
                     f"{entry.withdrawal.reason}{stays}"
                 )
-            if not before or before.release != entry.release:
+            absent = plugin in asked and before and not self._store.has(before)
+            if not before or before.release != entry.release or absent:
                 steps.append(self._step(vouching, entry.release, before))
-        return self._with_space(Plan(action, generation.number, tuple(steps), tuple(notes)))
+        return self.fitted(Plan(action, generation.number, tuple(steps), tuple(notes)))
 
-    def _with_space(self, plan: Plan) -> Plan:
-        return evolve(plan, space=self.space(plan)) if plan.needed.write_bytes else plan
+    def fitted(self, plan: Plan) -> Plan:
+        """`plan` with what it takes now, and whether it fits.
+
+        What is evicted for it can no longer be copied from, so that it may take more.
+        """
+        without: set[Path] = set()
+        while True:
+            steps = tuple(
+                evolve(step, needed=self._needed(step.head, without))
+                if step.bundle_path and step.head and step.after and not self._store.has(step.after)
+                else step
+                for step in plan.steps
+            )
+            plan = evolve(plan, steps=steps)
+            if not plan.needed.write_bytes:
+                return evolve(plan, space=None)
+            plan = evolve(plan, space=self.space(plan))
+            assert plan.space
+            going = {one.directory for one in plan.space.evict}
+            if going <= without:
+                return plan
+            without |= going
+
+    def _needed(self, head: Head, without: Collection[Path] = ()) -> Needed:
+        files = head.manifest.files_for(self._host.bytecode_tag)
+        return self._store.needed(head, files, without)
 
     def space(self, plan: Plan) -> SpacePlan:
         """Whether `plan` fits now, and what has to be evicted for it."""
@@ -181,9 +214,11 @@ class Planner:
             data = self._fetch_head(target)
         head = vouching.vouch(release, data)
         after = Active(release, head.digest, pinned=bool(before and before.pinned))
+        if before and before.digest == after.digest:
+            after = before
         needed = NOTHING_NEEDED
         if not self._store.has(after):
-            needed = self._store.needed(head, head.manifest.files_for(self._host.bytecode_tag))
+            needed = self._needed(head)
         return Step(before=before, after=after, plugin=release.plugin, head=head, head_bytes=data,
                     bundle_path=target.path, needed=needed)  # fmt: skip
 
@@ -272,7 +307,7 @@ class Planner:
                 notes.append(f"{target.release} is not on this disk any more and is fetched")
                 steps.append(evolve(self._step(vouching, target.release, before), after=target))
         resolver.check(after, self._host, concerning=set(changes))
-        return self._with_space(Plan(action, generation.number, tuple(steps), tuple(notes)))
+        return self.fitted(Plan(action, generation.number, tuple(steps), tuple(notes)))
 
     def _described(self, vouching: Vouching, active: Active) -> resolver.Described | None:
         """What an active release requires; None where its damaged files do not tell.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from plugin_manager.errors import PluginManagerError
+from plugin_manager.errors import EvictedError, PluginManagerError
 from plugin_manager.store import Active, Damage, Fault
 
 __all__ = ["Inspection", "Report"]
@@ -23,8 +23,13 @@ class Inspection:
 
     @property
     def good(self) -> bool:
-        """Whether all that was signed is there, unchanged, and still vouched for."""
-        return self.error is None and not self.damaged
+        """Whether all that was signed is there, unchanged, and vouched for; or was evicted."""
+        return (self.error is None or self.evicted) and not self.damaged
+
+    @property
+    def evicted(self) -> bool:
+        """Whether it is not on this disk, which is no damage."""
+        return isinstance(self.error, EvictedError)
 
     @property
     def damaged(self) -> tuple[Fault, ...]:

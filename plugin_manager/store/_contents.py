@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -35,14 +36,16 @@ _log = logging.getLogger("plugin_manager")
 BLOCK_BYTES = 4096  # what file systems allot at a time
 _KEY_BYTES = 8
 _SEAL_BYTES = 16
+_MOST_STEPS = 100  # millions of SQLite's instructions
 _BUSY_SECONDS = 1.0
 
 
 @frozen
 class Contents:
-    """What a release takes on disk: for each distinct file a key, and its bytes.
+    """What a release takes on disk: for each distinct content a key, and its bytes.
 
-    Bytes are whole blocks. Equal files have equal keys and share their blocks between releases.
+    Bytes are whole blocks. Equal files have equal keys and share their blocks between releases;
+    the release's directories are one content more.
     """
 
     release: Release
@@ -58,11 +61,23 @@ class Contents:
 def contents_of(manifest: Manifest, tag: str) -> Contents:
     """The contents of a release as installed for interpreters of `tag`."""
     sizes: dict[int, int] = {}
-    for file in manifest.files_for(tag):
-        key = blake3(manifest.content_key(file) + bytes([file.executable]))
-        size = -(-file.size // BLOCK_BYTES) * BLOCK_BYTES
-        sizes[int.from_bytes(key.digest(_KEY_BYTES))] = size
+    files = manifest.files_for(tag)
+    for file in files:
+        key = _key(manifest.content_key(file) + bytes([file.executable]))
+        # Equal files of one release do not share: each lies there for itself.
+        sizes[key] = sizes.get(key, 0) + blocks(file.size)
+    directories = len({parent for file in files for parent in PurePosixPath(file.path).parents})
+    sizes[_key(str(manifest.release).encode())] = directories * BLOCK_BYTES
     return Contents(manifest.release, array("Q", sizes), array("Q", sizes.values()))
+
+
+def _key(content: bytes) -> int:
+    return int.from_bytes(blake3(content).digest(_KEY_BYTES))
+
+
+def blocks(size: int) -> int:
+    """The bytes that a file of `size` takes on disk."""
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 class Index:
@@ -145,21 +160,28 @@ def _rows(directory: Path) -> Iterator[tuple[str, bytes]]:
         return
     import sqlite3  # noqa: PLC0415 - loads do without
 
-    address = f"file:{quote(os.fspath(path))}?mode=ro&immutable=1"
+    address = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             query = (
                 "SELECT key, value FROM Cache WHERE typeof(key) = 'text' AND typeof(value) = 'blob'"
             )
+            budget = iter(range(_MOST_STEPS))  # a view in the table's place could go on for ever
+            database.set_progress_handler(lambda: next(budget, None) is None, 1_000_000)
             yield from database.execute(query)
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
         _log.debug("the index %s is not usable: %r", directory, error)
 
 
 def _is_odd(directory: Path) -> bool:
-    """Whether something in the index is not the store's own: a link would lead elsewhere."""
+    """Whether something in the index is no file: a link would lead elsewhere, a FIFO wait."""
     names = ("", "cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
-    return any((directory / name).is_symlink() for name in names)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = (directory / name).lstat().st_mode
+            if not (stat.S_ISREG(mode) if name else stat.S_ISDIR(mode)):
+                return True
+    return False
 
 
 def _keep(directory: Path, new: Mapping[str, bytes], keys: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -21,12 +22,15 @@ from plugin_manager.model import Digest
 from plugin_manager.store._lease import claim
 from plugin_manager.store._space import Resident
 
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
+
 __all__ = [
     "Garbage",
     "disk_bytes",
     "is_fresh",
     "remove_files",
     "remove_releases",
+    "staged_bytes",
     "stagings",
     "temporary",
 ]
@@ -58,7 +62,7 @@ def temporary(store: Path) -> list[Garbage]:
     for directory in directories:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in sorted(directory.iterdir()):
-                if path.name.startswith(TEMPORARY_PREFIX):
+                if _TEMPORARY.fullmatch(path.name):
                     name = path.relative_to(store).as_posix()
                     found.append(Garbage("temporary", name, disk_bytes(path)))
     return found
@@ -73,6 +77,17 @@ def stagings(store: Path, now: datetime, *, unfinished: bool) -> list[Garbage]:
             if unfinished or not is_fresh(path, now):
                 found.append(Garbage("download", f"staging/{path.name}", disk_bytes(path)))
     return found
+
+
+def staged_bytes(store: Path) -> int:
+    """What is staged takes on disk, but for files that it shares with releases."""
+    total = 0
+    for parent, _, names in os.walk(store / "staging"):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(parent, name))  # noqa: PTH118
+                total += _allotted(status) if status.st_nlink == 1 else 0
+    return total
 
 
 def is_fresh(directory: Path, now: datetime) -> bool:
@@ -111,16 +126,21 @@ def _allotted(status: os.stat_result) -> int:
 
 def remove_files(store: Path, found: Iterable[Garbage]) -> None:
     """Remove what no process can be using, durably."""
-    changed = set()
+    changed, errors = set(), []
     for one in found:
         path = store / one.name
-        if is_real_directory(path):
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if is_real_directory(path):
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:  # one that cannot go keeps no other
+            errors.append(error)
         changed.add(path.parent)
     for directory in changed:
         sync_directory(directory)
+    if errors:
+        raise errors[0]
 
 
 def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident]:
@@ -142,8 +162,14 @@ def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident
     # Before the first file goes: after a power cut a release must not be there in part.
     for directory in (*changed, store / "staging") if gone else ():
         sync_directory(directory)
+    errors = []
     for aside in away:
-        shutil.rmtree(aside)
+        try:
+            shutil.rmtree(aside)
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
     for directory in changed:
         with contextlib.suppress(OSError):  # others are there, or it is gone
             directory.rmdir()

@@ -220,7 +220,7 @@ class History:
 
         Writes. For where `current` is damaged.
         """
-        numbers = self.numbers()
+        numbers = [number for number in self.numbers() if number < _COUNTED_NUMBERS]
         good = None
         for number in numbers:
             with contextlib.suppress(CorruptError, NotFoundError):
@@ -230,7 +230,7 @@ class History:
             self._switch(good)
             return good
         origin = f"generation {good.number}" if good else "what is on disk"
-        number = max((n for n in numbers if n < _COUNTED_NUMBERS), default=0) + 1
+        number = max(numbers, default=0) + 1
         while os.path.lexists(self.path(number)):
             number += 1
         recovered = Generation(

@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import Self
 
+from plugin_manager.errors import LockedError
+
 if sys.platform != "win32":
     import fcntl
 
 __all__ = ["Lease", "claim"]
 
-_ATTEMPTS, _PAUSE_SECONDS = 20, 0.005
+_ATTEMPTS, _PAUSE_SECONDS = 400, 0.005
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -32,9 +34,10 @@ class Lease:
     def of(cls, directory: Path) -> Lease:
         """Keep `directory` from being evicted; raises FileNotFoundError where it is not there.
 
-        Where the file system has no locks, the lease protects nothing, and evicts nothing either.
+        Raises LockedError where somebody keeps it locked exclusively. Where the file system has no
+        locks, the lease protects nothing, and nothing is evicted either.
         """
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             descriptor = os.open(directory, _FLAGS)
             if sys.platform == "win32":
                 return cls(descriptor)
@@ -43,16 +46,17 @@ class Lease:
             except BlockingIOError:
                 # It is being evicted, which takes no longer than a rename.
                 os.close(descriptor)
-                if attempt + 1 < _ATTEMPTS:
-                    time.sleep(_PAUSE_SECONDS)
+                time.sleep(_PAUSE_SECONDS)
                 continue
             except OSError:
                 return cls(descriptor)
             if _is_at(descriptor, directory):
                 return cls(descriptor)
             os.close(descriptor)  # evicted between the opening and the lock
-        # Somebody holds it exclusively who is not evicting it; so nobody else evicts it either.
-        return cls(os.open(directory, _FLAGS))
+        raise LockedError(
+            f"{directory} is locked by another process, so that it cannot be kept from eviction",
+            remedy="Find who holds the lock ('lsof', or /proc/locks), and try again.",
+        )
 
     def close(self) -> None:
         """End the lease. Calling it again does nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from array import array
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -47,10 +48,22 @@ def survey_places(
         _plugins(store) if of is None else [(of, store / "releases" / of.publisher / of.name)]
     ):
         for entry in _directories(directory):
-            if not entry.name.startswith("."):
+            if _RELEASE_NAME.fullmatch(entry.name) and _has_version(entry.name):
                 digest = digests.get(entry.name.rpartition("-")[2])
                 places.append(Place(plugin, entry.name, Path(entry.path), digest))
     return places
+
+
+_RELEASE_NAME = re.compile(r"(.+)-[0-9a-f]{16}", re.ASCII)
+
+
+def _has_version(name: str) -> bool:
+    """Whether a directory's name is one that a release gets: others are somebody's own."""
+    version = name.rpartition("-")[0]
+    try:
+        return str(parse_version(version)) == version
+    except InvalidInputError:
+        return False
 
 
 def _plugins(store: Path) -> Iterator[tuple[PluginName, Path]]:

@@ -23,13 +23,11 @@ from plugin_manager.store._usage import NEVER, Usage
 __all__ = [
     "Kept",
     "Resident",
+    "Sharing",
     "SpacePlan",
     "choose",
-    "distinct_bytes",
     "eviction_order",
-    "freed_bytes",
     "plan_space",
-    "unique_bytes",
 ]
 
 _ROOM_MARGIN = 1.2  # of what will be written: file systems need room for themselves
@@ -97,33 +95,52 @@ def eviction_order(
     )
 
 
-def _holders(residents: Iterable[Resident]) -> Counter[int]:
-    """How many of `residents` hold each content."""
-    holders: Counter[int] = Counter()
-    for one in residents:
-        holders.update(one.contents.keys)
-    return holders
+class Sharing:
+    """Which contents several releases hold, and what goes when releases go.
+
+    Most contents have one holder: only the others are counted, the rest is summed up.
+    """
+
+    def __init__(self, residents: Iterable[Resident]) -> None:
+        residents = list(residents)
+        seen: set[int] = set()
+        shared: set[int] = set()
+        for one in residents:
+            keys = one.contents.keys
+            shared.update(seen.intersection(keys))
+            seen.update(keys)
+        self._holders: Counter[int] = Counter()
+        sizes: dict[int, int] = {}
+        self.distinct_bytes = 0
+        """The bytes of all together, each content counted once."""
+        for one in residents:
+            self.distinct_bytes += one.total_bytes
+            if not shared.isdisjoint(one.contents.keys):
+                for key, size in _pairs(one):
+                    if key in shared:
+                        self._holders[key] += 1
+                        self.distinct_bytes -= size
+                        sizes[key] = max(sizes.get(key, 0), size)
+        self.distinct_bytes += sum(sizes.values())
+
+    def unique_bytes(self, one: Resident) -> int:
+        """What evicting `one` alone would free."""
+        if self._holders.keys().isdisjoint(one.contents.keys):
+            return one.total_bytes
+        return sum(size for key, size in _pairs(one) if self._holders.get(key, 1) == 1)
+
+    def take(self, one: Resident) -> int:
+        """Let `one` go; returns what that frees."""
+        freed = self.unique_bytes(one)
+        if freed < one.total_bytes:
+            for key in one.contents.keys:
+                if key in self._holders:
+                    self._holders[key] -= 1
+        return freed
 
 
-def unique_bytes(residents: Sequence[Resident]) -> list[int]:
-    """For each release, the bytes that no other holds: what evicting it alone would free."""
-    holders = _holders(residents)
-    return [
-        sum(
-            size
-            for key, size in zip(one.contents.keys, one.contents.sizes, strict=True)
-            if holders[key] == 1
-        )
-        for one in residents
-    ]
-
-
-def distinct_bytes(residents: Iterable[Resident]) -> int:
-    """The bytes of all together, each content counted once."""
-    sizes: dict[int, int] = {}
-    for one in residents:
-        sizes.update(zip(one.contents.keys, one.contents.sizes, strict=True))
-    return sum(sizes.values())
+def _pairs(one: Resident) -> Iterable[tuple[int, int]]:
+    return zip(one.contents.keys, one.contents.sizes, strict=True)
 
 
 @frozen
@@ -200,7 +217,8 @@ def plan_space(
     go.
     """
     total, free = disk
-    used = distinct_bytes(residents) + other_bytes
+    sharing = Sharing(residents)
+    used = sharing.distinct_bytes + other_bytes
     needed = int(write_bytes * _ROOM_MARGIN)
     floor, budget = limits.floor_bytes(total), limits.max_store_bytes
     shortage = max(
@@ -212,7 +230,7 @@ def plan_space(
     freed = 0
     if shortage:
         order = eviction_order(residents, protected)
-        chosen, freed = choose(residents, order, shortage, is_leased)
+        chosen, freed = choose(sharing, order, shortage, is_leased)
     missing = max(shortage - freed, 0)
     return SpacePlan(
         needed_bytes=needed,
@@ -229,13 +247,12 @@ def plan_space(
 
 
 def choose(
-    residents: Iterable[Resident],
+    sharing: Sharing,
     order: Iterable[Resident],
     wanted_bytes: int,
     is_leased: Callable[[Resident], bool],
 ) -> tuple[list[Resident], int]:
     """The first of `order` that free `wanted_bytes` together, or all of it; and what they free."""
-    holders = _holders(residents)
     chosen: list[Resident] = []
     freed = 0
     for one in order:
@@ -243,20 +260,5 @@ def choose(
             break
         if not is_leased(one):
             chosen.append(one)
-            freed += _take(one, holders)
+            freed += sharing.take(one)
     return chosen, freed
-
-
-def freed_bytes(residents: Iterable[Resident], going: Iterable[Resident]) -> list[int]:
-    """What each of `going`, which are of `residents`, frees when they go one after another."""
-    holders = _holders(residents)
-    return [_take(one, holders) for one in going]
-
-
-def _take(resident: Resident, holders: Counter[int]) -> int:
-    freed = 0
-    for key, size in zip(resident.contents.keys, resident.contents.sizes, strict=True):
-        holders[key] -= 1
-        if not holders[key]:
-            freed += size
-    return freed

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -22,6 +22,7 @@ from blake3 import blake3
 from plugin_manager.durable import make_real_directories
 from plugin_manager.errors import CorruptError
 from plugin_manager.store import _files
+from plugin_manager.store._contents import BLOCK_BYTES, blocks
 from plugin_manager.store._verify import damaged_chunks, foreign_files
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Needed:
     """What assembling a release takes, by the manifests alone; all in bytes.
 
     `fetch_bytes` come over the network, `copy_bytes` from other releases or an earlier attempt,
-    `share_bytes` are whole files that take no further room.
+    `share_bytes` are whole files that take no further room. `write_bytes` are whole blocks.
     """
 
     fetch_bytes: int
@@ -89,14 +90,17 @@ def survey(
     manifest = head.manifest
     sources = _Sources(trees, _wanted(manifest, files))
     frames: set[int] = set()
-    copy = share = write = 0
+    parents = {parent for file in files for parent in PurePosixPath(file.path).parents}
+    copy, share, write = 0, 0, 0 if directory.exists() else len(parents) * BLOCK_BYTES
     for file in files:
         path = directory / file.path
         if not path.exists() and (manifest.content_key(file), file.executable) in sources.files:
             share += file.size
             continue
-        for chunk in _lacking(path, manifest, file):
-            write += chunk.length  # also what is staged at its full size may still be holes
+        lacking = _lacking(path, manifest, file)
+        # Also what is staged at its full size may still be holes.
+        write += blocks(sum(chunk.length for chunk in lacking)) if lacking else BLOCK_BYTES
+        for chunk in lacking:
             if chunk.digest in sources.chunks:
                 copy += chunk.length
             else:
@@ -185,6 +189,7 @@ class Staging:
         releases are shared; single chunks are copied. All are verified on the way.
         """
         make_real_directories(self.directory.parent, self.directory)
+        os.utime(self.directory)  # somebody is at it: see `is_fresh`
         manifest = self.head.manifest
         sources = _Sources(self._trees, _wanted(manifest, self.files))
         self._remove_foreign()

@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from plugin_manager.durable import (
     disk_errors,
@@ -53,7 +53,7 @@ from plugin_manager.store._generations import Active, Generation, Record, lineag
 from plugin_manager.store._history import History
 from plugin_manager.store._lease import Lease, claim
 from plugin_manager.store._lock import WriterLock
-from plugin_manager.store._space import Kept, Resident, SpacePlan
+from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan
 from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
 from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
@@ -115,7 +115,7 @@ class Store:
         self._history = History(directory)
         self._lock = WriterLock(directory)
         self._usage = UsageLog(directory)
-        self._used: set[Digest] = set()
+        self._last_used: Digest | None = None
         self._small_manifests: dict[Digest, Manifest] = {}
 
     @property
@@ -336,9 +336,9 @@ class Store:
                 raise _evicted(active) from None
 
     def record_load(self, digests: Iterable[Digest]) -> None:
-        """Note that releases were loaded, once in the life of this object, if it can be noted."""
-        new = [digest for digest in digests if digest not in self._used]
-        self._used.update(new)
+        """Note that releases were loaded, if it can be noted."""
+        new = [digest for digest in digests if digest != self._last_used]
+        self._last_used = new[-1] if new else self._last_used
         self._use(new, loaded=True)
 
     def _use(self, digests: Sequence[Digest], *, loaded: bool) -> None:
@@ -374,13 +374,24 @@ class Store:
 
     def _places(self, of: PluginName | None = None) -> list[_residents.Place]:
         """The directories of releases (only those `of` a plugin)."""
-        digests = {}
+        # Also what is named, but whose manifest is lost: it is no less needed for that.
+        digests = {digest[:16]: digest for digest in self._named()}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(self.directory / "manifests"):  # noqa: PTH208 - only names
                 with contextlib.suppress(InvalidInputError):
                     digests[name[:16]] = Digest.parse(name)
         with disk_errors(self.directory):
             return _residents.survey_places(self.directory, digests, of)
+
+    def _named(self) -> set[Digest]:
+        """The heads that the readable generations name."""
+        named: set[Digest] = set()
+        with contextlib.suppress(CorruptError):
+            named |= {one.digest for one in self.current().active.values()}
+            for record in self.history():
+                for change in record.changes:
+                    named |= {one.digest for one in (change.before, change.after) if one}
+        return named
 
     # --- space ---------------------------------------------------------------------------------
 
@@ -413,14 +424,14 @@ class Store:
         residents = self.residents(now)
         total, free = disk_space(self.directory)
         unfinished, records = self._other_bytes()
-        active = self.current().active.values()
+        active, sharing = self.current().active.values(), Sharing(residents)
         return Storage(
             residents=tuple(residents),
-            unique_bytes=tuple(_space.unique_bytes(residents)),
+            unique_bytes=tuple(sharing.unique_bytes(one) for one in residents),
             order=tuple(_space.eviction_order(residents)),
             leased=frozenset(one.directory for one in residents if _is_leased(one)),
             evicted=tuple(one for one in active if not self.has(one)),
-            release_bytes=_space.distinct_bytes(residents),
+            release_bytes=sharing.distinct_bytes,
             unfinished_bytes=unfinished,
             record_bytes=records,
             budget_bytes=self.limits.max_store_bytes,
@@ -430,7 +441,7 @@ class Store:
 
     def _other_bytes(self) -> tuple[int, int]:
         """What unfinished downloads take, and everything else but releases."""
-        unfinished = _garbage.disk_bytes(self.directory / "staging")
+        unfinished = _garbage.staged_bytes(self.directory)
         names = ("manifests", "generations", "index", "trust")
         return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
 
@@ -459,12 +470,20 @@ class Store:
         """What `collect` would remove, and what is over the limits then. Writes nothing."""
         residents = self.residents(now)
         garbage, doomed = self._sort_out(residents, now, unfinished=unfinished)
+        left = [one for one in residents if one not in doomed]
+        return garbage, self._over_limits(left, garbage)
+
+    def plan_limits(self, now: datetime) -> SpacePlan:
+        """What is over the budget or the free floor, and would go. Writes nothing."""
+        return self._over_limits(self.residents(now), [])
+
+    def _over_limits(self, residents: list[Resident], garbage: Sequence[Garbage]) -> SpacePlan:
         total, free = disk_space(self.directory)
         staged, records = self._other_bytes()
         freed = sum(one.size_bytes for one in garbage)
         files = sum(one.size_bytes for one in garbage if one.kind in _FILES)
         over = _space.plan_space(
-            [one for one in residents if one not in doomed],
+            residents,
             0,
             other_bytes=max(staged + records - files, 0),
             unfinished_bytes=staged,
@@ -472,16 +491,19 @@ class Store:
             disk=(total, free + freed),
             is_leased=_is_leased,
         )
-        return garbage, over
+        # Where it would not do, plugins would be lost for nothing.
+        return evolve(over, evict=(), freed_bytes=0) if over.missing_bytes else over
 
     def plan_eviction(self, wanted_bytes: int, now: datetime) -> tuple[list[Resident], int]:
         """Which releases would go first to free `wanted_bytes`, and what that frees."""
         residents = self.residents(now)
-        return _space.choose(residents, _space.eviction_order(residents), wanted_bytes, _is_leased)
+        order = _space.eviction_order(residents)
+        return _space.choose(Sharing(residents), order, wanted_bytes, _is_leased)
 
     def freed_bytes(self, going: Iterable[Resident], now: datetime) -> int:
         """What removing `going` would free together."""
-        return sum(_space.freed_bytes(self.residents(now), going))
+        sharing = Sharing(self.residents(now))
+        return sum(sharing.take(one) for one in going)
 
     def leased(self, residents: Iterable[Resident]) -> set[Resident]:
         """Those of `residents` that a live process has loaded."""
@@ -506,9 +528,10 @@ class Store:
         residents = self.residents(now, keep_index=True)
         found, doomed = self._sort_out(residents, now, unfinished=unfinished)
         kept = {one.digest for one in residents if one not in doomed and one.digest}
-        self._usage.shorten(kept)
         _garbage.remove_files(self.directory, [g for g in found if g.kind in _FILES])
         gone = {self._name(one) for one in self.evict(doomed)}
+        with contextlib.suppress(OSError):
+            self._usage.shorten(kept)
         return [one for one in found if one.kind in _FILES or one.name in gone]
 
     def _name(self, resident: Resident) -> str:
@@ -526,11 +549,8 @@ class Store:
         found += self._unnamed_manifests(kept, {one.name for one in found})
         found += _garbage.stagings(self.directory, now, unfinished=unfinished)
         found += _garbage.temporary(self.directory)
-        freed = _space.freed_bytes(residents, doomed)
-        found += [
-            Garbage(one.kept.value, self._name(one), size)
-            for one, size in zip(doomed, freed, strict=True)
-        ]
+        sharing = Sharing(residents)
+        found += [Garbage(one.kept.value, self._name(one), sharing.take(one)) for one in doomed]
         return found, doomed
 
     def _old_generations(self) -> list[Garbage]:
@@ -575,9 +595,13 @@ class Store:
     def _staging_path(self, digest: Digest) -> Path:
         return self.directory / "staging" / digest
 
-    def needed(self, head: Head, files: Sequence[File]) -> Needed:
-        """What installing `files` of a release would take; writes nothing."""
+    def needed(self, head: Head, files: Sequence[File], without: Collection[Path] = ()) -> Needed:
+        """What installing `files` of a release would take; writes nothing.
+
+        `without` are directories of releases that will be gone.
+        """
         trees = self.installed_trees(head.manifest.release.plugin)
+        trees = [tree for tree in trees if tree.directory not in without]
         return survey(head, files, self._staging_path(head.digest), trees)
 
     @contextlib.contextmanager
