@@ -15,7 +15,7 @@ from attrs import frozen
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest, PluginName, Release, parse_version
 from plugin_manager.settings import Limits
-from plugin_manager.store._contents import BLOCK_BYTES, Contents
+from plugin_manager.store._contents import BLOCK_BYTES, Contents, blocks
 from plugin_manager.store._garbage import is_fresh
 from plugin_manager.store._generations import Active, Generation
 from plugin_manager.store._space import Kept, Resident
@@ -167,7 +167,8 @@ def _measured(place: Place) -> Contents:
     release = _named(place)
     sizes: dict[int, int] = {}
     for parent, _, names in os.walk(place.directory):
+        sizes[os.lstat(parent).st_ino] = BLOCK_BYTES
         for name in names:
             status = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - walked strings
-            sizes[status.st_ino] = -(-status.st_size // BLOCK_BYTES) * BLOCK_BYTES
+            sizes[status.st_ino] = blocks(status.st_size)
     return Contents(release, array("Q", sizes), array("Q", sizes.values()))

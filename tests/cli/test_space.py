@@ -183,11 +183,11 @@ def test_a_date_that_is_none_is_no_date(pluginctl: Command) -> None:
 
 def test_gc_tells_what_it_removes_and_a_dry_run_removes_nothing(pluginctl: Command) -> None:
     directory = pluginctl.world.directory / "store"
-    temporary = directory / "staging/.tmp-\x1b[31m\nevicted all"
+    temporary = directory / "manifests/.tmp-0123456789abcdef"
     assert pluginctl.json("gc")["garbage"] == []
     temporary.write_bytes(bytes(10_000))
     told = unchanged_by(pluginctl, "gc", "--dry-run")
-    assert "would remove temporary staging/.tmp-\ufffd[31m evicted all (12.3 kB)\n" in told
+    assert "would remove temporary manifests/.tmp-0123456789abcdef (12.3 kB)\n" in told
     assert "would free 12.3 kB in all" in told
     dry = pluginctl.json("gc", "--dry-run")
     assert dry["dry_run"] is True

@@ -269,7 +269,9 @@ def attempt(member: Member, operation: Operation) -> dict[str, object]:
         told["problem"] = traceback.format_exc()[-2000:]
     else:
         told["outcome"] = "done"
-        if isinstance(plan, Plan) and any(step.kind != "keep" for step in plan.steps):
+        if isinstance(plan, Plan) and any(
+            step.kind not in {"keep", "fetch"} for step in plan.steps
+        ):
             told["made"] = [plan.base + 1, plan.action]
     return told
 

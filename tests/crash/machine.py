@@ -113,10 +113,10 @@ def key_of(one: Active | Resident) -> Key:
 
 
 def distinct_bytes(keys: Iterable[Key]) -> int:
-    """What releases take together: equal files once, whole blocks."""
-    return sum(
-        -(-len(one) // BLOCK) * BLOCK for one in {c for k in keys for c in FILES[k].values()}
-    )
+    """What releases take together: equal files once, whole blocks; and two directories each."""
+    keys = set(keys)
+    contents = {content for key in keys for content in FILES[key].values()}
+    return sum(-(-len(one) // BLOCK) * BLOCK for one in contents) + 2 * BLOCK * len(keys)
 
 
 # --- the model -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -116,11 +117,12 @@ def test_a_release_that_was_placed_but_never_active_is_kept_for_the_next_attempt
 
 def test_temporary_files_go_wherever_they_lie_and_nothing_else_does(store: Store) -> None:
     [active] = install(store, "acme/a 1.0")
-    name = ".tmp-0123"
+    name = ".tmp-0123456789abcdef"
     for place in ("", "generations", "manifests", "staging", "index", "releases/acme/a"):
         (store.directory / place / name).write_text("half")
-    (store.directory / "releases/.tmp-dir").mkdir()
-    (store.directory / "releases/.tmp-dir/x").write_text("half")
+    (store.directory / "releases/.tmp-00000000000000ff").mkdir()
+    (store.directory / "releases/.tmp-00000000000000ff/x").write_text("half")
+    (store.directory / "releases/.tmp-of-mine").mkdir()  # not as ours are named
     inside = directory(store, active) / name  # a foreign file, which is not ours to remove
     inside.write_text("mine")
     mine = store.directory / "manifests/notes.txt"
@@ -128,14 +130,16 @@ def test_temporary_files_go_wherever_they_lie_and_nothing_else_does(store: Store
     found = store.collect(NOW)
     assert {one.kind for one in found} == {"temporary"}
     assert len(found) == 7
-    assert list(store.directory.rglob(".tmp-*")) == [inside]
+    assert set(store.directory.rglob(".tmp-*")) == {
+        inside, store.directory / "releases/.tmp-of-mine"
+    }  # fmt: skip
     assert mine.read_text() == "mine"
 
 
 def test_links_are_removed_and_never_followed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis").write_text("precious")
-    for place in ("manifests/.tmp-1", "staging/.tmp-2", "staging/" + "a" * 64):
+    for place in ("manifests/.tmp-" + "1" * 16, "staging/.tmp-" + "2" * 16, "staging/" + "a" * 64):
         (store.directory / place).symlink_to(tmp_path / "home")
     active, *_ = install(store, "acme/a 1.0", "acme/a 2.0", "acme/a 3.0")
     (directory(store, active) / "link").symlink_to(tmp_path / "home")
@@ -209,3 +213,34 @@ def test_disk_bytes_counts_blocks_and_follows_no_link(tmp_path: Path) -> None:
     (top / "link").symlink_to("/usr")
     assert 10_000 <= disk_bytes(top) - base <= 40_000
     assert disk_bytes(tmp_path / "nothing") == 0
+
+
+@pytest.mark.parametrize("which", ["active", "previous"])
+def test_a_lost_manifest_makes_nothing_garbage(store: Store, which: str) -> None:
+    previous, active = install(store, "acme/a 1.0", "acme/a 2.0")
+    lost = active if which == "active" else previous
+    (store.directory / "manifests" / lost.digest).unlink()
+    assert all(one.kind == "temporary" for one in store.collect(LATER, unfinished=True))
+    assert directory(store, active).exists()
+    assert directory(store, previous).exists()
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f".tmp-{number:016}" for number in range(3)]
+    for name in names:
+        (store.directory / "manifests" / name).write_text("half")
+    unlink = Path.unlink
+
+    def stuck(path: Path, missing_ok: bool = False) -> None:
+        if path.name == names[1]:
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stuck)
+        with pytest.raises(OSError, match="busy"):
+            store.collect(NOW)
+    left = sorted(path.name for path in (store.directory / "manifests").glob(".tmp-*"))
+    assert left == [names[1]]

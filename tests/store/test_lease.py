@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from plugin_manager.store import Lease
+from plugin_manager.errors import LockedError
+from plugin_manager.store import Lease, _lease
 from plugin_manager.store._lease import claim
 
 HOLD = """
@@ -127,10 +128,15 @@ def test_a_lease_is_of_what_lies_at_the_path_now(release: Path) -> None:
         assert not can_be_removed(release)
 
 
-def test_somebody_who_locks_it_for_good_does_not_keep_loads_from_it(release: Path) -> None:
+def test_a_lease_that_could_not_be_had_is_an_error_and_no_promise(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_lease, "_PAUSE_SECONDS", 0)
     claimed = claim(release)
     assert claimed
-    with claimed, Lease.of(release):
+    with claimed, pytest.raises(LockedError, match="locked by another process"):
+        Lease.of(release)
+    with Lease.of(release):
         assert not can_be_removed(release)
 
 

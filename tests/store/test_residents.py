@@ -124,18 +124,28 @@ def test_odd_things_are_no_releases(store: Store, tmp_path: Path) -> None:
     assert list(kept(store)) == ["acme/a 1.0"]
 
 
-@pytest.mark.parametrize(("name", "version"), [("1.5-0123456789abcdef", "1.5"), ("junk", "0")])
-def test_what_no_manifest_tells_of_is_measured_and_goes_when_it_is_old(
-    store: Store, name: str, version: str
-) -> None:
+def test_what_no_manifest_tells_of_is_measured_and_goes_when_it_is_old(store: Store) -> None:
+    name = "1.5-0123456789abcdef"
     stray = store.directory / "releases/acme/a" / name
     stray.mkdir(parents=True)
     (stray / "one").write_bytes(b"x" * 5000)
     (stray / "same").hardlink_to(stray / "one")
     [resident] = store.residents(NOW)
     assert resident.digest is None
-    assert str(resident.release.version) == version
-    assert resident.total_bytes == 8192
+    assert str(resident.release.version) == "1.5"
+    assert resident.total_bytes == 4096 + 8192, "the directory and one file, linked twice"
     assert resident.kept is Kept.UNFINISHED
     assert [one.name for one in store.collect(LATER)] == [f"releases/acme/a/{name}"]
     assert not stray.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["junk", "my-notes", "1.0", "01.5-0123456789abcdef", "copy-of-0123456789abcdef"]
+)
+def test_what_is_not_named_as_a_release_is_somebodys_own(store: Store, name: str) -> None:
+    own = store.directory / "releases/acme/a" / name
+    own.mkdir(parents=True)
+    (own / "thesis").write_text("precious")
+    assert store.residents(NOW) == []
+    assert store.collect(LATER, unfinished=True) == []
+    assert (own / "thesis").read_text() == "precious"

@@ -17,12 +17,10 @@ from plugin_manager.settings import Limits
 from plugin_manager.store import Kept, Resident
 from plugin_manager.store._contents import Contents
 from plugin_manager.store._space import (
+    Sharing,
     choose,
-    distinct_bytes,
     eviction_order,
-    freed_bytes,
     plan_space,
-    unique_bytes,
 )
 from plugin_manager.store._usage import Usage
 from tests.bundles import release
@@ -52,6 +50,14 @@ def resident(
         pinned=pinned,
         usage=Usage(order, loaded_at),
     )
+
+
+def distinct_bytes(residents: Iterable[Resident]) -> int:
+    """What they take together, counted anew."""
+    sizes: dict[int, int] = {}
+    for one in residents:
+        sizes.update(zip(one.contents.keys, one.contents.sizes, strict=True))
+    return sum(sizes.values())
 
 
 def names(residents: Iterable[Resident]) -> list[str]:
@@ -121,7 +127,7 @@ def test_as_few_of_the_first_go_as_free_enough_and_shared_files_free_nothing_yet
 ) -> None:
     leased = {one.digest for index, one in enumerate(residents) if index in loaded}
     order = eviction_order(residents)
-    chosen, freed = choose(residents, order, wanted, lambda one: one.digest in leased)
+    chosen, freed = choose(Sharing(residents), order, wanted, lambda one: one.digest in leased)
 
     def freed_by(gone: list[Resident]) -> int:
         rest = [one for one in residents if one not in gone]
@@ -137,9 +143,12 @@ def test_as_few_of_the_first_go_as_free_enough_and_shared_files_free_nothing_yet
 @given(stores())
 def test_freed_and_unique_bytes_are_what_is_missing_afterwards(residents: list[Resident]) -> None:
     whole = distinct_bytes(residents)
-    for one, unique in zip(residents, unique_bytes(residents), strict=True):
-        assert unique == whole - distinct_bytes([other for other in residents if other != one])
-    assert sum(freed_bytes(residents, residents)) == whole
+    sharing = Sharing(residents)
+    assert sharing.distinct_bytes == whole
+    for one in residents:
+        rest = [other for other in residents if other is not one]
+        assert sharing.unique_bytes(one) == whole - distinct_bytes(rest)
+    assert sum(sharing.take(one) for one in residents) == whole
 
 
 def test_leases_are_asked_only_of_those_that_would_go() -> None:
@@ -150,7 +159,7 @@ def test_leases_are_asked_only_of_those_that_would_go() -> None:
         return str(one.release) == "acme/a 1.0"
 
     residents = [resident(f"acme/{name} 1.0", order) for order, name in enumerate("abcd")]
-    chosen, _ = choose(residents, eviction_order(residents), 100, is_leased)
+    chosen, _ = choose(Sharing(residents), eviction_order(residents), 100, is_leased)
     assert names(chosen) == ["acme/b 1.0"]
     assert asked == ["acme/a 1.0", "acme/b 1.0"]
 

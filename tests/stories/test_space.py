@@ -114,7 +114,7 @@ def test_the_coldest_plugin_goes_first_and_its_previous_release_before_its_activ
         assert [str(one.release) for one in manager.storage().order] == expected
         assert names(manager.plan_evict(1)) == expected[:1]
         assert on_disk(manager) == set(expected), "a plan removes nothing"
-        gone = manager.evict(SIZE + 10_000)
+        gone = manager.evict(SIZE + 20_000)
         assert names(gone) == expected[:2]
         assert gone.freed_bytes >= 2 * SIZE
         assert on_disk(manager) == set(expected[2:])
@@ -784,6 +784,14 @@ def spoil(index: Path, home: Path, how: str) -> None:
             with sqlite3.connect(index / "cache.db") as database:
                 database.execute("drop table Cache")
             database.close()
+        case "endless view":
+            with sqlite3.connect(index / "cache.db") as database:
+                database.execute("alter table Cache rename to Other")
+                database.execute(
+                    "create view Cache as with recursive n(x) as (select 1 union all "
+                    "select x + 1 from n) select 'k' as key, x'00' as value from n where x < 0"
+                )
+            database.close()
         case "links":
             for path in list(index.iterdir()):
                 path.unlink()
@@ -803,7 +811,7 @@ def spoil(index: Path, home: Path, how: str) -> None:
 
 HOW = [
     "deleted", "damaged", "truncated", "emptied", "pickled rows", "pickled settings",
-    "files outside", "absolute files", "other values", "other tables", "links",
+    "files outside", "absolute files", "other values", "other tables", "endless view", "links",
     "link for the directory", "directories", "FIFO",
 ]  # fmt: skip
 
@@ -847,3 +855,121 @@ def test_whatever_becomes_of_the_index_nothing_is_lost_and_it_is_made_anew(
 def test_control_the_trap_goes_off_where_it_is_unpickled(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Trap(tmp_path / "trace")))
     assert (tmp_path / "trace").is_dir()
+
+
+# --- plans of another time -----------------------------------------------------------------------
+
+
+def test_a_plan_made_before_a_block_does_not_bring_the_blocked_release_back(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/a 2.0")
+        plan = manager.plan_rollback("acme/a")
+        world.withdraw("acme/a 1.0", "blocked", "it eats files")
+        world.manager().update()
+        with pytest.raises(BlockedError, match="eats files"):
+            manager.apply(plan)
+        assert load(world.manager(), "acme/a") == "2.0"
+
+
+def test_a_plan_to_go_back_to_what_was_evicted_meanwhile_is_refused(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/a 2.0")
+    plan = manager.plan_rollback("acme/a")
+    manager.delete("acme/a", "1.0")
+    with pytest.raises(EvictedError):
+        manager.apply(plan)
+    assert manager.history()[0].number == 2
+
+
+def test_a_plan_that_counted_on_sharing_with_what_went_is_measured_anew(world: World) -> None:
+    shared = random.Random(7).randbytes(SIZE)
+    with world.online():
+        for name in ("acme/a", "acme/b"):
+            world.publish(f"{name} 1.0", {f"{name[5:]}.bin": shared})
+        manager = world.manager()
+        manager.install("acme/a")
+        plan = manager.plan_install("acme/b")
+        assert plan.needed.write_bytes < SIZE
+        assert manager.evict(1).evicted
+        tight = within(world, manager, manager.used + SIZE // 2)
+        with pytest.raises(NoSpaceError):
+            tight.apply(plan)
+        assert names(manager.plan_evict(0)) == []
+        manager.apply(plan)
+        assert on_disk(manager) == {"acme/b 1.0"}
+
+
+def test_what_is_evicted_for_a_plan_is_not_counted_on_by_it(world: World) -> None:
+    shared = random.Random(7).randbytes(SIZE)
+    with world.online():
+        world.publish("acme/a 1.0", {"a.bin": shared})
+        world.publish("acme/b 1.0", {"b.bin": shared, "c.bin": random.Random(8).randbytes(SIZE)})
+        manager = world.manager()
+        manager.install("acme/a")
+        tight = within(world, manager, manager.used + SIZE)
+        plan = tight.plan_install("acme/b")
+        assert plan.space
+        assert names(manager.plan_evict(1)) == ["acme/a 1.0"]
+        assert plan.needed.write_bytes > 2 * SIZE, "with acme/a gone, its file has to come again"
+        with pytest.raises(NoSpaceError):
+            tight.apply(plan)
+        assert on_disk(manager) == {"acme/a 1.0"}
+
+
+def test_many_small_files_are_counted_as_the_disk_counts_them(world: World) -> None:
+    files = {f"many/{number:03}/x": str(number) for number in range(300)}
+    with world.online():
+        world.publish("acme/many 1.0", files)
+        manager = world.manager()
+        with pytest.raises(NoSpaceError):
+            within(world, manager, 1_000_000).install("acme/many")
+        plan = manager.install("acme/many")
+    directory = manager.path("acme/many")
+    taken = sum(path.lstat().st_blocks * 512 for path in (directory, *directory.rglob("*")))
+    assert plan.needed.write_bytes == taken == manager.storage().release_bytes
+
+
+def test_installing_what_was_evicted_brings_it_back(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/b 1.0")
+        evict_all(manager)
+        generation = manager.history()[0].number
+        plan = manager.install("acme/a")
+        assert [str(step) for step in plan.steps] == ["fetch acme/a"]
+        assert on_disk(manager) == {"acme/a 1.0"}
+        assert manager.history()[0].number == generation, "nothing else is active than before"
+        assert manager.upgrade().steps == (), "what nobody asks for stays where it is"
+
+
+def test_what_was_evicted_is_no_damage(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0")
+        evict_all(manager)
+        report = manager.verify()
+        assert report.good
+        assert [one.evicted for one in report.releases] == [True]
+        manager.repair()
+        assert on_disk(manager) == set(), "a repair of all fetches nothing that only went"
+
+
+def test_nothing_is_evicted_for_a_floor_that_cannot_be_reached(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/b 1.0")
+    limits = evolve(manager.settings.limits, min_free_bytes=EVERYTHING)
+    hopeless = with_settings(world, manager, limits=limits)
+    assert hopeless.plan_cleanup().evicted == ()
+    assert hopeless.cleanup().evicted == ()
+    assert len(on_disk(manager)) == 2
+
+
+def test_a_system_store_that_is_damaged_keeps_no_plugin_of_the_user_from_loading(
+    world: World,
+) -> None:
+    system = world.directory / "system"
+    system.mkdir()
+    (system / "current").write_text("junk")
+    with world.online():
+        manager = with_settings(world, installed(world, "acme/a 1.0"), system_store=system)
+        assert load(manager, "acme/a") == "1.0"
+        with pytest.raises(CorruptError, match="current is damaged"):
+            manager.load("acme/other")
