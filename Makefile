@@ -78,7 +78,8 @@ lock: setup ## Write requirements-dev.txt anew (UPGRADE=1 for the newest version
 	    --output-file requirements-dev.txt pyproject.toml requirements-dev.in
 
 bench: setup ## Measure what docs/performance.md promises
-	@$(BIN)/python benchmarks/end_to_end.py $(ARGS)
+	@$(BIN)/python -m benchmarks.end_to_end $(ARGS)
+	@$(BIN)/python -m benchmarks.store
 
 crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours; ARGS="kills --sample 50")
 	@$(BIN)/python -m tests.crash $(ARGS)

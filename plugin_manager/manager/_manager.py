@@ -491,11 +491,12 @@ class PluginManager:
 
     def plan_hold(self, name: str | PluginName, *, held: bool = True) -> Plan:
         """What keeping upgrades away from a plugin (or letting them come again) would do."""
-        generation = self._store.current()
         before = self._store.active(_plugin(name))
-        step = Step(before.release.plugin, before, evolve(before, held=held))
-        action = f"{'hold' if held else 'unhold'} {before.release.plugin}"
-        return Plan(action, generation.number, (step,))
+        return self._plan_flag("hold" if held else "unhold", before, evolve(before, held=held))
+
+    def _plan_flag(self, verb: str, before: Active, after: Active) -> Plan:
+        plugin, base = before.release.plugin, self._store.current().number
+        return Plan(f"{verb} {plugin}", base, (Step(plugin, before, after),))
 
     def hold(self, name: str | PluginName) -> Plan:
         """Keep upgrades away from a plugin."""
@@ -513,11 +514,8 @@ class PluginManager:
 
     def plan_pin(self, name: str | PluginName, *, pinned: bool = True) -> Plan:
         """What keeping a plugin from ever being evicted (or letting it be again) would do."""
-        generation = self._store.current()
         before = self._store.active(_plugin(name))
-        step = Step(before.release.plugin, before, evolve(before, pinned=pinned))
-        action = f"{'pin' if pinned else 'unpin'} {before.release.plugin}"
-        return Plan(action, generation.number, (step,))
+        return self._plan_flag("pin" if pinned else "unpin", before, evolve(before, pinned=pinned))
 
     def pin(self, name: str | PluginName) -> Plan:
         """Keep a plugin's releases from being evicted, however long they are not loaded."""

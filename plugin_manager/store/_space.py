@@ -106,41 +106,40 @@ class Sharing:
         seen: set[int] = set()
         shared: set[int] = set()
         for one in residents:
-            keys = one.contents.keys
-            shared.update(seen.intersection(keys))
-            seen.update(keys)
+            shared.update(seen.intersection(one.contents.keys))
+            seen.update(one.contents.keys)
+        self._shared = shared
         self._holders: Counter[int] = Counter()
         sizes: dict[int, int] = {}
-        self.distinct_bytes = 0
-        """The bytes of all together, each content counted once."""
         for one in residents:
-            self.distinct_bytes += one.total_bytes
-            if not shared.isdisjoint(one.contents.keys):
-                for key, size in _pairs(one):
-                    if key in shared:
-                        self._holders[key] += 1
-                        self.distinct_bytes -= size
-                        sizes[key] = max(sizes.get(key, 0), size)
-        self.distinct_bytes += sum(sizes.values())
+            if held := self._shared_of(one):
+                self._holders.update(held.keys())
+                sizes.update(held)
+        twice = sum((count - 1) * sizes[key] for key, count in self._holders.items())
+        self.distinct_bytes = sum(one.total_bytes for one in residents) - twice
+        """The bytes of all together, each content counted once."""
+
+    def _shared_of(self, one: Resident) -> dict[int, int]:
+        """The contents of `one` that others hold, or held, and their sizes."""
+        keys = self._shared.intersection(one.contents.keys)
+        if not keys:
+            return {}
+        sizes = dict(zip(one.contents.keys, one.contents.sizes, strict=True))
+        return {key: sizes[key] for key in keys}
 
     def unique_bytes(self, one: Resident) -> int:
         """What evicting `one` alone would free."""
-        if self._holders.keys().isdisjoint(one.contents.keys):
-            return one.total_bytes
-        return sum(size for key, size in _pairs(one) if self._holders.get(key, 1) == 1)
+        shared = self._shared_of(one)
+        return one.total_bytes - sum(size for key, size in shared.items() if self._holders[key] > 1)
 
     def take(self, one: Resident) -> int:
         """Let `one` go; returns what that frees."""
-        freed = self.unique_bytes(one)
-        if freed < one.total_bytes:
-            for key in one.contents.keys:
-                if key in self._holders:
-                    self._holders[key] -= 1
+        freed = one.total_bytes
+        for key, size in self._shared_of(one).items():
+            if self._holders[key] > 1:
+                freed -= size
+            self._holders[key] -= 1
         return freed
-
-
-def _pairs(one: Resident) -> Iterable[tuple[int, int]]:
-    return zip(one.contents.keys, one.contents.sizes, strict=True)
 
 
 @frozen

@@ -541,7 +541,7 @@ def run(truth: Truth, plans: Sequence[Plan], workers: int, directory: Path) -> T
 
 
 def plans_of(truth: Truth, every: int, repair_every: int) -> list[Plan]:
-    """Every file's plan; of `current` and the generations each sample is repaired."""
+    """Every file's plan; `current` and the generations are repaired ten times as often."""
     plans = []
     for file, operations in in_child(lambda: readers(truth)).items():
         always = file == "current" or file.startswith("generations/")
@@ -551,7 +551,9 @@ def plans_of(truth: Truth, every: int, repair_every: int) -> list[Plan]:
                 tuple(operations),
                 every=every,
                 torn_every=max(1, every // 8),
-                repair_every=1 if always and repair_every else repair_every,
+                repair_every=max(1, repair_every // 10)
+                if always and repair_every
+                else repair_every,
             )
         )
     return plans
