@@ -382,7 +382,12 @@ def repair(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     for inspection in report.releases:
         for fault in inspection.damaged:
             session.say(f"{verb} {inspection.active.release}: {fault.path} ({fault.damage.value})")
-        if inspection.error and not (inspection.evicted and not names):
+        if inspection.evicted:
+            if names:
+                session.say(
+                    f"{'would fetch' if dry_run else 'fetched'} {inspection.active.release}"
+                )
+        elif inspection.error:
             session.say(f"{verb} {inspection.active.release}: {inspection.error.message}")
     if report.good and not (names and any(one.evicted for one in report.releases)):
         session.say("Nothing to mend.")

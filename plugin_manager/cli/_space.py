@@ -153,6 +153,7 @@ def _remove(
             ],
             "evicted": [resident_json(one) for one in done.evicted],
             "freed_bytes": done.freed_bytes,
+            "missing_bytes": done.missing_bytes,
         }
     )
     for garbage in done.garbage:
@@ -167,6 +168,11 @@ def _remove(
         session.say(f"{'would free' if dry_run else 'freed'} {size_text(done.freed_bytes)} in all")
     else:
         session.say("Nothing to remove.")
+    if done.missing_bytes:
+        session.say(
+            f"note: {size_text(done.missing_bytes)} are beyond the budget or the free floor, and "
+            "what may be evicted would not do: unpin plugins, or raise the budget"
+        )
 
 
 _PAST = {"evict": "evicted", "delete": "deleted"}

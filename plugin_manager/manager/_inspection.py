@@ -53,7 +53,10 @@ class Inspector:
         self._now = now
 
     def verify(self, plugins: Sequence[PluginName]) -> Report:
-        """What is wrong with `plugins`; where there are none: with all, and the store's records."""
+        """What is wrong with `plugins`; where there are none: with all, and the store's records.
+
+        Of each plugin the active release, and those earlier ones on disk that are damaged.
+        """
         try:
             chosen = self._chosen(plugins)
             records = [] if plugins else self._store.damaged_generations()
@@ -67,7 +70,13 @@ class Inspector:
         except (CorruptError, UntrustedError, NotFoundError) as error:
             releases = [Inspection(active, error=error) for active in chosen]
         else:
-            releases = [self._inspect(vouching, active) for active in chosen]
+            releases = []
+            for active in chosen:
+                releases.append(self._inspect(vouching, active))
+                for earlier in self._store.earlier(active):
+                    found = self._inspect(vouching, earlier)
+                    blocked = isinstance(found.error, UntrustedError | RefusedError)
+                    releases += [] if found.good or blocked else [found]
         return Report(sentences, tuple(releases))
 
     def _inspect(self, vouching: Vouching, active: Active) -> Inspection:

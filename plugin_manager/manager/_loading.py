@@ -199,7 +199,8 @@ class Loading:
             )
         else:
             loaded.verify()
-        store.record_load([active.digest])
+        if store is self.layers[0].store:  # the others are only read
+            store.record_load([active.digest])
         return loaded
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 install   trust.update > resolver > vouch for each head > store.needed > transfer > activate
 load      store.current > vouch > host check > loader, which verifies what it hands out
-rollback  an earlier release > vouch > verify > activate and hold; offline
+rollback  an earlier release > vouch > activate and hold; offline, if it is on disk
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -258,13 +258,15 @@ class PluginManager:
         wanted = bool(self.settings.repository) if evicted else self._repairs_at_load(error)
         if not wanted:
             return None
+        with suppress(CorruptError):  # that may be what is to be mended
+            if plugin not in self._store.current().active:
+                return None  # a system store is its owner's to mend
         _log.warning("%s: %s", plugin, error.message)
         try:
             timeout = self.settings.lock_timeout_seconds
             with self._store.writing(
                 timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout, waiting=self.waiting
             ):
-                # NotFoundError for what only a system store has: that is its owner's to mend.
                 self._inspector.repair([plugin])
                 lease = self._store.lease(self._store.active(plugin))
         except PluginManagerError as failure:
@@ -313,9 +315,10 @@ class PluginManager:
     def plan_rollback(self, name: str | PluginName, to: str | Version | None = None) -> Plan:
         """What rolling a plugin back would do: to version `to`, or else to the one before.
 
-        Offline. "The one before" is the newest generation's release that is older than the active
-        one. The release must be vouched for, not blocked, whole on disk, and fit what else is
-        active. Raises as `load` does, ConflictError, and NotFoundError where there is none.
+        "The one before" is the last active release that is older than the active one. It must be
+        vouched for, not blocked, and fit what else is active; its bytes are verified by the next
+        load. Offline, unless it was evicted. Raises as `load` does, ConflictError, and
+        NotFoundError where there is none.
         """
         version = parse_version(to) if isinstance(to, str) else to
         return self._planner.rollback(_plugin(name), version)
@@ -616,7 +619,8 @@ class PluginManager:
                 f"only {size_text(freed)} of {size_text(wanted_bytes)} could be freed",
                 needed_bytes=wanted_bytes,
                 free_bytes=freed,
-                remedy="What is pinned, loaded or being downloaded is never evicted.",
+                remedy="Unpin plugins, or end the processes that have them loaded; "
+                "'pluginctl storage' shows which.",
             )
         return Cleanup(evicted=tuple(chosen), freed_bytes=freed)
 
@@ -639,7 +643,7 @@ class PluginManager:
         garbage, over = self._store.plan_cleanup(self._now(), unfinished=unfinished)
         garbage += self._trust_garbage()
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
-        return Cleanup(tuple(garbage), over.evict, freed)
+        return Cleanup(tuple(garbage), over.evict, freed, over.missing_bytes)
 
     def cleanup(self, *, unfinished: bool = False) -> Cleanup:
         """Remove what nobody needs any more, and evict what is over the budget or the free floor.
@@ -654,7 +658,7 @@ class PluginManager:
             over = self._store.plan_limits(now)
             evicted = self._store.evict(over.evict)
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
-        return Cleanup(tuple(garbage), tuple(evicted), freed)
+        return Cleanup(tuple(garbage), tuple(evicted), freed, over.missing_bytes)
 
     def _trust_garbage(self, *, collect: bool = False) -> list[Garbage]:
         from plugin_manager import trust  # noqa: PLC0415
@@ -687,6 +691,11 @@ class PluginManager:
             raise RefusedError(
                 f"{active.release} is active", remedy=f"First 'pluginctl uninstall {plugin}'."
             )
+        if loaded := self._store.leased(chosen):
+            raise RefusedError(
+                f"{next(iter(loaded)).release} is loaded by a running process",
+                remedy="End that process first.",
+            )
         freed = self._store.freed_bytes(chosen, self._now())
         return Cleanup(evicted=tuple(chosen), freed_bytes=freed)
 
@@ -697,11 +706,6 @@ class PluginManager:
         """
         with self._writing():
             plan = self.plan_delete(name, version)
-            if loaded := set(plan.evicted) & self._store.leased(plan.evicted):
-                raise RefusedError(
-                    f"{next(iter(loaded)).release} is loaded by a running process",
-                    remedy="End that process first.",
-                )
             gone = self._store.evict(plan.evicted)
             self._tidy()
         return evolve(plan, evicted=tuple(gone))

@@ -64,6 +64,8 @@ class Step:
             case "install":
                 assert self.after is not None
                 return f"install {self.after.release}"
+            case "keep":
+                return f"leave {self.plugin} as it is"
             case kind:
                 return f"{kind} {self.plugin}"
 
@@ -95,11 +97,15 @@ class Plan:
 
 @frozen
 class Cleanup:
-    """What was (or would be) removed: garbage, and releases evicted; `freed_bytes` in all."""
+    """What was (or would be) removed: garbage, and releases; `freed_bytes` in all.
+
+    `missing_bytes`: by how much the store is beyond its limits, where nothing that may go helps.
+    """
 
     garbage: tuple[Garbage, ...] = ()
     evicted: tuple[Resident, ...] = ()
     freed_bytes: int = 0
+    missing_bytes: int = 0
 
 
 @frozen

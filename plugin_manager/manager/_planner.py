@@ -233,7 +233,11 @@ class Planner:
                 self._refuse_if_required(active, gone)
         steps = tuple(Step(plugin, active, None) for plugin, active in sorted(gone.items()))
         action = "uninstall " + ", ".join(str(plugin) for plugin in sorted(gone))
-        return Plan(action, generation.number, steps)
+        undo = (
+            "the files stay until the next change: "
+            f"'pluginctl rollback --generation {generation.number}' undoes this one"
+        )
+        return Plan(action, generation.number, steps, (undo,))
 
     def _refuse_if_required(self, active: Active, gone: Mapping[PluginName, Active]) -> None:
         for requirement in self._store.head(active.digest).manifest.requirements:

@@ -42,7 +42,7 @@ class Report:
     """What verifying or repairing found.
 
     `records` are sentences about the store's own records (generations, metadata) that were
-    damaged; `releases` what was found of each active release.
+    damaged; `releases` what was found of each active release, and of damaged earlier ones.
     """
 
     records: tuple[str, ...] = ()

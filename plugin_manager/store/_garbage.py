@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
 __all__ = [
     "Garbage",
     "disk_bytes",
+    "entries",
     "is_fresh",
     "remove_files",
     "remove_releases",
@@ -60,18 +61,17 @@ def temporary(store: Path) -> list[Garbage]:
     directories += [plugin for publisher in _below(releases) for plugin in _below(publisher)]
     found = []
     for directory in directories:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for path in sorted(directory.iterdir()):
-                if _TEMPORARY.fullmatch(path.name):
-                    name = path.relative_to(store).as_posix()
-                    found.append(Garbage("temporary", name, disk_bytes(path)))
+        for path in entries(directory):
+            if _TEMPORARY.fullmatch(path.name):
+                name = path.relative_to(store).as_posix()
+                found.append(Garbage("temporary", name, disk_bytes(path)))
     return found
 
 
 def stagings(store: Path, now: datetime, *, unfinished: bool) -> list[Garbage]:
     """What was staged and not touched for long; with `unfinished` all that is staged."""
     found = []
-    for path in sorted((store / "staging").iterdir()):
+    for path in entries(store / "staging"):
         with contextlib.suppress(InvalidInputError, FileNotFoundError):
             Digest.parse(path.name)  # else it is not ours
             if unfinished or not is_fresh(path, now):
@@ -79,10 +79,14 @@ def stagings(store: Path, now: datetime, *, unfinished: bool) -> list[Garbage]:
     return found
 
 
-def staged_bytes(store: Path) -> int:
-    """What is staged takes on disk, but for files that it shares with releases."""
+def staged_bytes(store: Path, without: Collection[str]) -> int:
+    """What is staged takes on disk, but for files that it shares with releases.
+
+    `without` are digests of what is not counted.
+    """
     total = 0
-    for parent, _, names in os.walk(store / "staging"):
+    for parent, directories, names in os.walk(store / "staging"):
+        directories[:] = [name for name in directories if name not in without]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(os.path.join(parent, name))  # noqa: PTH118
@@ -99,10 +103,16 @@ def is_fresh(directory: Path, now: datetime) -> bool:
     return now.timestamp() - newest < IDLE.total_seconds()
 
 
+def entries(directory: Path) -> list[Path]:
+    """What lies in `directory`, by name; nothing where it is not there."""
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _below(directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [p for p in directory.iterdir() if is_real_directory(p) and p.name[0] != "."]
-    return []
+    return [path for path in entries(directory) if is_real_directory(path) and path.name[0] != "."]
 
 
 def disk_bytes(path: Path) -> int:
@@ -148,7 +158,7 @@ def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident
     gone, away, changed = [], [], set()
     for one in residents:
         try:
-            claimed = claim(one.directory)
+            claimed = claim(one.directory, patient=True)
         except FileNotFoundError:
             continue
         if claimed is None:

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 __all__ = ["Lease", "claim"]
 
-_ATTEMPTS, _PAUSE_SECONDS = 400, 0.005
+_ATTEMPTS, _PATIENCE, _PAUSE_SECONDS = 400, 4, 0.005
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -71,21 +71,26 @@ class Lease:
         self.close()
 
 
-def claim(directory: Path) -> Lease | None:
+def claim(directory: Path, *, patient: bool = False) -> Lease | None:
     """The exclusive right to remove `directory`; None where somebody has a lease of it.
 
-    Also None where the file system cannot tell.
+    Also None where the file system cannot tell. `patient`: others may only be looking, which takes
+    them this very lock for an instant.
     """
     descriptor = os.open(directory, _FLAGS)
-    if sys.platform == "win32":
-        os.close(descriptor)
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return Lease(descriptor)
+    for _ in range(_PATIENCE if patient else 1):
+        if sys.platform == "win32":
+            break
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS if patient else 0)
+        except OSError:
+            break
+        else:
+            return Lease(descriptor)
+    os.close(descriptor)
+    return None
 
 
 def _is_at(descriptor: int, directory: Path) -> bool:

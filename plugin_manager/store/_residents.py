@@ -167,8 +167,9 @@ def _measured(place: Place) -> Contents:
     release = _named(place)
     sizes: dict[int, int] = {}
     for parent, _, names in os.walk(place.directory):
-        sizes[os.lstat(parent).st_ino] = BLOCK_BYTES
-        for name in names:
-            status = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - walked strings
-            sizes[status.st_ino] = blocks(status.st_size)
+        with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+            sizes[os.lstat(parent).st_ino] = BLOCK_BYTES
+            for name in names:
+                status = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - walked strings
+                sizes[status.st_ino] = blocks(status.st_size)
     return Contents(release, array("Q", sizes), array("Q", sizes.values()))

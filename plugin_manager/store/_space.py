@@ -190,6 +190,9 @@ class SpacePlan:
             budget = self.used_bytes - after + self.needed_bytes
             if budget > self.budget_bytes:
                 ways.append(f"raise the store's budget to {size_text(budget)} (--max-store)")
+        ways = (
+            [" and ".join(ways)] if ways else []
+        )  # where both are short, either alone will not do
         if self.pinned:
             ways.append(f"unpin {', '.join(map(str, self.pinned[:3]))}")
         if self.unfinished_bytes:

@@ -251,7 +251,7 @@ class Store:
     def _newest_on_disk(self) -> dict[PluginName, Active]:
         """The newest release of each plugin that is whole on disk: all that is left to go by."""
         found: dict[PluginName, Active] = {}
-        for path in sorted((self.directory / "manifests").iterdir()):
+        for path in _garbage.entries(self.directory / "manifests"):
             with contextlib.suppress(CorruptError, InvalidInputError):
                 head = self.head(Digest.parse(path.name))
                 active = Active(head.manifest.release, head.digest)
@@ -441,7 +441,7 @@ class Store:
 
     def _other_bytes(self) -> tuple[int, int]:
         """What unfinished downloads take, and everything else but releases."""
-        unfinished = _garbage.staged_bytes(self.directory)
+        unfinished = _garbage.staged_bytes(self.directory, ())
         names = ("manifests", "generations", "index", "trust")
         return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
 
@@ -457,7 +457,7 @@ class Store:
             self.residents(now),
             write_bytes,
             other_bytes=unfinished + records,
-            unfinished_bytes=unfinished,
+            unfinished_bytes=_garbage.staged_bytes(self.directory, protected),
             limits=self.limits,
             disk=disk_space(self.directory),
             protected=protected,
@@ -469,7 +469,8 @@ class Store:
     ) -> tuple[list[Garbage], SpacePlan]:
         """What `collect` would remove, and what is over the limits then. Writes nothing."""
         residents = self.residents(now)
-        garbage, doomed = self._sort_out(residents, now, unfinished=unfinished)
+        with disk_errors(self.directory):
+            garbage, doomed = self._sort_out(residents, now, unfinished=unfinished)
         left = [one for one in residents if one not in doomed]
         return garbage, self._over_limits(left, garbage)
 
@@ -507,7 +508,7 @@ class Store:
 
     def leased(self, residents: Iterable[Resident]) -> set[Resident]:
         """Those of `residents` that a live process has loaded."""
-        return {one for one in residents if _is_leased(one)}
+        return {one for one in residents if _is_leased(one, patient=True)}
 
     def evict(self, residents: Sequence[Resident]) -> list[Resident]:
         """Remove releases, but none that is loaded somewhere; returns those removed. Writes.
@@ -583,7 +584,7 @@ class Store:
         ]:
             named |= {one.digest for one in generation.active.values()}
         found = []
-        for path in sorted((self.directory / "manifests").iterdir()):
+        for path in _garbage.entries(self.directory / "manifests"):
             with contextlib.suppress(InvalidInputError):
                 if Digest.parse(path.name) not in named:
                     name = f"manifests/{path.name}"
@@ -652,9 +653,9 @@ class Store:
 _FILES = {"generation", "manifest", "temporary", "download"}
 
 
-def _is_leased(resident: Resident) -> bool:
+def _is_leased(resident: Resident, *, patient: bool = False) -> bool:
     try:
-        claimed = claim(resident.directory)
+        claimed = claim(resident.directory, patient=patient)
     except OSError:
         return False
     if claimed is None:

@@ -203,7 +203,7 @@ def test_what_does_not_fit_says_what_is_missing_and_every_way_out() -> None:
     assert caught.value.context["plan"] is short
     assert "lacks 750 B" in caught.value.message
     assert caught.value.remedy == (
-        "Free 700 B on the disk, or raise the store's budget to 2.2 kB (--max-store), or "
+        "Free 700 B on the disk and raise the store's budget to 2.2 kB (--max-store), or "
         "unpin acme/a, or remove unfinished downloads ('pluginctl gc --unfinished')."
     )
 

@@ -973,3 +973,43 @@ def test_a_system_store_that_is_damaged_keeps_no_plugin_of_the_user_from_loading
         assert load(manager, "acme/a") == "1.0"
         with pytest.raises(CorruptError, match="current is damaged"):
             manager.load("acme/other")
+
+
+def test_a_system_store_is_not_written_even_where_it_could_be(world: World) -> None:
+    with world.online():
+        installed(world, "acme/a 1.0")
+        (world.directory / "store").rename(world.directory / "system")
+        system = world.directory / "system"
+        before = snapshot(system)
+        manager = with_settings(world, world.manager("own"), system_store=system)
+        assert load(manager, "acme/a") == "1.0"
+        assert snapshot(system) == before
+        usage = world.manager("system")
+        assert load(usage, "acme/a") == "1.0"
+        assert snapshot(system) != before, "control: a load of its own is noted"
+
+
+def test_looking_at_a_store_that_is_not_there_finds_nothing_and_makes_nothing(world: World) -> None:
+    manager = world.manager("nowhere")
+    assert manager.plan_cleanup(unfinished=True).garbage == ()
+    assert manager.storage().residents == ()
+    assert manager.history() == []
+    assert not (world.directory / "nowhere").exists()
+
+
+def test_what_only_looks_tells_of_a_damaged_previous_release_too(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/a 2.0")
+        [previous] = (world.directory / "store/releases/acme/a").glob("1.0-*")
+        path = previous / "a/data.bin"
+        data = bytearray(path.read_bytes())
+        data[1000] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(data)
+        found = manager.verify("acme/a")
+        assert [(str(one.active.release), one.good) for one in found.releases] == [
+            ("acme/a 2.0", True),
+            ("acme/a 1.0", False),
+        ]
+        manager.repair("acme/a")
+        assert len(manager.verify().releases) == 1
