@@ -193,12 +193,13 @@ def outcome(before: State, plan: Plan) -> State:
         was = earlier.pop(name, None)
         if step.after:
             active[name] = str(step.after.release.version), step.after.held
-            present.add(name)
-        if step.kind in {"hold", "unhold", "keep"} and was:
+            if step.kind not in {"hold", "unhold", "keep"}:  # which leave it where it was evicted
+                present.add(name)
+        if step.kind in {"hold", "unhold", "keep", "fetch"} and was:
             earlier[name] = was
         if step.kind == "upgrade" and step.before and name in before.present:
             earlier[name] = str(step.before.release.version)
-    changed = any(step.kind != "keep" for step in plan.steps)
+    changed = any(step.kind not in {"keep", "fetch"} for step in plan.steps)
     return State(before.number + changed, active, frozenset(present & active.keys()), earlier)
 
 
