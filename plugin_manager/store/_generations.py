@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ __all__ = [
     "parse",
     "parse_record",
     "render",
+    "unbroken",
 ]
 
 T = TypeVar("T")
@@ -107,6 +108,15 @@ def lineages(records: Iterable[Record]) -> dict[PluginName, list[Active]]:
                 if one is not None:
                     past.setdefault(one.digest, one)
     return {plugin: list(past.values()) for plugin, past in found.items()}
+
+
+def unbroken(records: Sequence[Record]) -> bool:
+    """Whether `records`, newest first, tell all that was active since the oldest of them.
+
+    A damaged one that was set aside leaves a gap, going on after damage a record without changes.
+    """
+    first = records[0].number if records else 0
+    return all(record.changes and record.number == first - i for i, record in enumerate(records))
 
 
 def render(generation: Generation) -> bytes:

@@ -92,10 +92,12 @@ def kept_in(
     limits: Limits,
     now: datetime,
     certain: bool,
+    unbroken: bool,
 ) -> list[Resident]:
     """Why each of `places` is on disk.
 
-    Not `certain`: records are damaged, so that nothing is garbage for want of a record.
+    Not `certain`: records are damaged, so that nothing is garbage for want of a record. Not
+    `unbroken`: some were lost; what is older than the active release may be what it replaced.
     """
     found = []
     undo = {change.before.digest for change in generation.changes if change.before}
@@ -105,7 +107,8 @@ def kept_in(
     for plugin, here in by_plugin.items():
         active = generation.active.get(plugin)
         past = [one.digest for one in lineages.get(plugin, ())]
-        previous = _previous(here, active, past, contents, limits.keep_previous)
+        earlier = _previous(here, active, past, {} if unbroken else contents)
+        previous = set(earlier[: limits.keep_previous])
         for place in here:
             if active and place.digest == active.digest:
                 kept = Kept.ACTIVE
@@ -137,21 +140,22 @@ def _previous(
     active: Active | None,
     past: list[Digest],
     contents: Mapping[Digest, Contents],
-    count: int,
-) -> set[Digest]:
-    """The earlier releases of an active plugin that are kept, of those on disk."""
+) -> list[Digest]:
+    """The earlier releases of an active plugin on disk, the last active first.
+
+    `contents`: of those that may count without a record, as records were lost.
+    """
     if active is None:
-        return set()
+        return []
     on_disk = {place.digest for place in here if place.digest} - {active.digest}
     found = [digest for digest in past if digest in on_disk]
-    # Where the records were lost, what is older than the active release is what it replaced.
     older = [
         digest
         for digest in on_disk.difference(past)
         if digest in contents and contents[digest].release.version < active.release.version
     ]
     found += sorted(older, key=lambda digest: contents[digest].release.version, reverse=True)
-    return set(found[:count])
+    return found
 
 
 def _named(place: Place) -> Release:

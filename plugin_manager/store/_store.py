@@ -49,7 +49,7 @@ from plugin_manager.settings import Limits
 from plugin_manager.store import _files, _garbage, _residents, _space
 from plugin_manager.store._contents import Index, contents_of
 from plugin_manager.store._garbage import Garbage
-from plugin_manager.store._generations import Active, Generation, Record, lineages
+from plugin_manager.store._generations import Active, Generation, Record, lineages, unbroken
 from plugin_manager.store._history import History
 from plugin_manager.store._lease import Lease, claim
 from plugin_manager.store._lock import WriterLock
@@ -196,6 +196,9 @@ class Store:
         Where the records were lost, those that are older than `active` follow.
         """
         past = [one for one in self.past(active.release.plugin) if one.digest != active.digest]
+        records, damaged = self._history.read()
+        if not damaged and unbroken(records):
+            return [one for one in past if self.has(one)]
         known = {active.digest, *(one.digest for one in past)}
         lost = []
         for place in self._places(active.release.plugin):
@@ -412,6 +415,7 @@ class Store:
             limits=self.limits,
             now=now,
             certain=not damaged,
+            unbroken=not damaged and unbroken(records),
         )
 
     @cached_property

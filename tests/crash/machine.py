@@ -191,6 +191,11 @@ class Model:
         now = self.active[plugin].key
         past = self.past(plugin)
         here = [key for key in self.disk if key.plugin == plugin and key != now]
+        # Where a record is missing, or one has gone on after damage, older ones may be lost.
+        numbers = sorted(number for number in self.steps if number <= self.number)
+        gaps = numbers != list(range(numbers[0], numbers[-1] + 1)) if numbers else False
+        if not gaps and all(self.steps[number].changes for number in numbers):
+            return [k for k in past if k in here]
         lost = [key for key in here if key not in past and key.version < now.version]
         return [k for k in past if k in here] + sorted(lost, key=lambda k: -k.version)
 
