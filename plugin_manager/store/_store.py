@@ -115,7 +115,6 @@ class Store:
         self._history = History(directory)
         self._lock = WriterLock(directory)
         self._usage = UsageLog(directory)
-        self._last_used: Digest | None = None
         self._small_manifests: dict[Digest, Manifest] = {}
 
     @property
@@ -340,9 +339,7 @@ class Store:
 
     def record_load(self, digests: Iterable[Digest]) -> None:
         """Note that releases were loaded, if it can be noted."""
-        new = [digest for digest in digests if digest != self._last_used]
-        self._last_used = new[-1] if new else self._last_used
-        self._use(new, loaded=True)
+        self._use(list(digests), loaded=True)
 
     def _use(self, digests: Sequence[Digest], *, loaded: bool) -> None:
         if digests:

@@ -346,7 +346,9 @@ def tears(data: bytes, donors: Mapping[str, bytes]) -> Iterator[Damage]:
                 piece = other[start:stop]
                 yield f"{block} of {name}", data[:start] + piece + data[start + len(piece) :]
     for name, other in donors.items():
-        yield f"all of {name}", other
+        # A whole generation in the place of `current` is what there is just before a switch.
+        if other.split(b":", 1)[0] != data.split(b":", 1)[0]:
+            yield f"all of {name}", other
 
 
 def fingerprint(store: Path) -> list[tuple[str, int, int, int, int]]:

@@ -316,7 +316,6 @@ class Machine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = Store(self.directory / "store", self.model.limits)
-        self.recorded: set[Key] = set()
 
     def tick(self) -> int:
         self.seconds += 1
@@ -453,10 +452,8 @@ class Machine(RuleBasedStateMachine):
             return
         lease = self.store.lease(active(key))
         self.store.record_load([active(key).digest])
-        if key not in self.recorded:
-            self.recorded.add(key)
-            if (self.store.directory / "index").is_dir():
-                self.model.use([key])
+        if (self.store.directory / "index").is_dir():
+            self.model.use([key])
         if keep:
             self.leases.append((key, lease))
         else:
