@@ -48,11 +48,12 @@ def test_a_call_that_fails_ends_the_command_with_a_remedy_or_not_at_all(bench: B
     assert {name.partition(" ")[2] for name in bench.endings} >= {"done", "store", "no-space"}
 
 
-@pytest.mark.parametrize("room", [0, 40_960, 204_800])
+@pytest.mark.parametrize("room", [0, 20_480, 40_960])
 def test_a_full_disk_keeps_the_old_version(scenario: Scenario, place: Path, room: int) -> None:
     for break_it in (lambda: None, faults.room_taken_meanwhile):
         bench = Bench(scenario, "upgrade", place / "none", break_it)
         assert faults.full_disk(bench, place / "full", room) == []
+        # With more room, eviction makes the rest: then it is done.
         assert bench.endings["full no-space"] == 1
 
 
