@@ -89,9 +89,10 @@ class Inspector:
         return Inspection(active, tuple(faults))
 
     def _chosen(self, plugins: Sequence[PluginName]) -> list[Active]:
-        active = self._store.current().active
-        names = plugins or sorted(active)
-        return [self._store.active(plugin) for plugin in names]
+        if plugins:
+            return [self._store.active(plugin) for plugin in plugins]
+        # Read once: another process may uninstall one of them meanwhile.
+        return [active for _, active in sorted(self._store.current().active.items())]
 
     def _repair_records(self) -> list[str]:
         """Mend the store's records; returns sentences about what was damaged."""
