@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -61,11 +62,13 @@ class Contents:
 def contents_of(manifest: Manifest, tag: str) -> Contents:
     """The contents of a release as installed for interpreters of `tag`."""
     sizes: dict[int, int] = {}
+    copies: Counter[bytes] = Counter()
     files = manifest.files_for(tag)
     for file in files:
-        key = _key(manifest.content_key(file) + bytes([file.executable]))
+        content = manifest.content_key(file) + bytes([file.executable])
         # Equal files of one release do not share: each lies there for itself.
-        sizes[key] = sizes.get(key, 0) + blocks(file.size)
+        copies[content] += 1
+        sizes[_key(content + copies[content].to_bytes(4))] = blocks(file.size)
     directories = len({parent for file in files for parent in PurePosixPath(file.path).parents})
     sizes[_key(str(manifest.release).encode())] = directories * BLOCK_BYTES
     return Contents(manifest.release, array("Q", sizes), array("Q", sizes.values()))

@@ -94,7 +94,7 @@ def kept_in(
     certain: bool,
     unbroken: bool,
 ) -> list[Resident]:
-    """Why each of `places` is on disk.
+    """Why each of `places` is on disk; of each plugin the oldest version first.
 
     Not `certain`: records are damaged, so that nothing is garbage for want of a record. Not
     `unbroken`: some were lost; what is older than the active release may be what it replaced.
@@ -109,6 +109,7 @@ def kept_in(
         past = [one.digest for one in lineages.get(plugin, ())]
         earlier = _previous(here, active, past, {} if unbroken else contents)
         previous = set(earlier[: limits.keep_previous])
+        mine: list[Resident] = []
         for place in here:
             if active and place.digest == active.digest:
                 kept = Kept.ACTIVE
@@ -121,7 +122,7 @@ def kept_in(
             else:
                 kept = Kept.GARBAGE if certain else Kept.PREVIOUS
             holds = contents.get(place.digest) if place.digest else None
-            found.append(
+            mine.append(
                 Resident(
                     release=holds.release if holds else _named(place),
                     digest=place.digest,
@@ -132,6 +133,7 @@ def kept_in(
                     usage=usage.get(place.digest, NEVER) if place.digest else NEVER,
                 )
             )
+        found += sorted(mine, key=lambda one: one.release.version)
     return found
 
 

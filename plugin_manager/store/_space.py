@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import StrEnum
+from itertools import chain, compress
 from pathlib import Path
 
 from attrs import field, frozen
@@ -25,7 +26,8 @@ __all__ = [
     "Resident",
     "Sharing",
     "SpacePlan",
-    "choose",
+    "coldest",
+    "distinct_bytes",
     "eviction_order",
     "plan_space",
 ]
@@ -71,75 +73,80 @@ def eviction_order(
 ) -> list[Resident]:
     """The releases that may be evicted, in the order in which they go.
 
-    Never `protected` or pinned ones, or such as an interrupted command can go on with.
+    Never `protected` or pinned ones, or such as an interrupted command can go on with. Of releases
+    that differ in nothing that counts, those that come first go first.
     """
     residents = list(residents)
-    warmth: dict[PluginName, int] = {}
-    for one in residents:
-        plugin = one.release.plugin
-        warmth[plugin] = max(warmth.get(plugin, 0), one.usage.order)
-    return sorted(
-        (
-            one
-            for one in residents
-            if not one.pinned and one.kept is not Kept.UNFINISHED and one.digest not in protected
-        ),
-        key=lambda one: (
-            _CLASS[one.kept],
-            warmth[one.release.plugin],
-            str(one.release.plugin),
-            one.kept is Kept.ACTIVE,
-            one.usage.order,
-            one.release.version,
-        ),
-    )
+    names = [str(one.release.plugin) for one in residents]
+    warmth: dict[str, int] = {}
+    for name, one in zip(names, residents, strict=True):
+        warmth[name] = max(warmth.get(name, 0), one.usage.order)
+    coldest = sorted(warmth, key=lambda name: (warmth[name], name))
+    plugin_rank = {name: rank for rank, name in enumerate(coldest)}
+
+    def rank(place: int) -> int:
+        # One number, not a tuple: those of a large store would keep Python's collector busy.
+        one = residents[place]
+        plugin = _CLASS[one.kept] << 32 | plugin_rank[names[place]]
+        return (plugin << 1 | (one.kept is Kept.ACTIVE)) << 64 | one.usage.order
+
+    may = [
+        place
+        for place, one in enumerate(residents)
+        if not one.pinned and one.kept is not Kept.UNFINISHED and one.digest not in protected
+    ]
+    return [residents[place] for place in sorted(may, key=rank)]
 
 
 class Sharing:
-    """Which contents several releases hold, and what goes when releases go.
-
-    Most contents have one holder: only the others are counted, the rest is summed up.
-    """
+    """How many releases hold each content, and what goes when releases go."""
 
     def __init__(self, residents: Iterable[Resident]) -> None:
-        residents = list(residents)
-        seen: set[int] = set()
-        shared: set[int] = set()
-        for one in residents:
-            shared.update(seen.intersection(one.contents.keys))
-            seen.update(one.contents.keys)
-        self._shared = shared
-        self._holders: Counter[int] = Counter()
-        sizes: dict[int, int] = {}
-        for one in residents:
-            if held := self._shared_of(one):
-                self._holders.update(held.keys())
-                sizes.update(held)
-        twice = sum((count - 1) * sizes[key] for key, count in self._holders.items())
-        self.distinct_bytes = sum(one.total_bytes for one in residents) - twice
-        """The bytes of all together, each content counted once."""
-
-    def _shared_of(self, one: Resident) -> dict[int, int]:
-        """The contents of `one` that others hold, or held, and their sizes."""
-        keys = self._shared.intersection(one.contents.keys)
-        if not keys:
-            return {}
-        sizes = dict(zip(one.contents.keys, one.contents.sizes, strict=True))
-        return {key: sizes[key] for key in keys}
+        keys = chain.from_iterable(one.contents.keys for one in residents)
+        self._holders = Counter(keys)
 
     def unique_bytes(self, one: Resident) -> int:
-        """What evicting `one` alone would free."""
-        shared = self._shared_of(one)
-        return one.total_bytes - sum(size for key, size in shared.items() if self._holders[key] > 1)
+        """What removing `one` alone would free."""
+        alone = (self._holders[key] == 1 for key in one.contents.keys)
+        return sum(compress(one.contents.sizes, alone))
 
     def take(self, one: Resident) -> int:
         """Let `one` go; returns what that frees."""
-        freed = one.total_bytes
-        for key, size in self._shared_of(one).items():
-            if self._holders[key] > 1:
-                freed -= size
-            self._holders[key] -= 1
+        freed = self.unique_bytes(one)
+        self._holders.subtract(one.contents.keys)
         return freed
+
+
+def distinct_bytes(residents: Sequence[Resident]) -> int:
+    """The bytes of all together, each content counted once."""
+    return _left_bytes((), residents)[0]
+
+
+def _left_bytes(staying: Iterable[Resident], going: Sequence[Resident]) -> list[int]:
+    """The bytes left when the first n of `going` are gone, for n from 0 to all of them.
+
+    Counted from the end: what a release adds to those behind it, and to `staying`, goes with it.
+    So one pass over all contents serves for any number of evictions, without counting holders.
+    """
+    seen: set[int] = set()
+    total, left = 0, []
+
+    def add(contents: Contents) -> None:
+        nonlocal total
+        keys = contents.keys.tolist()  # each turned into an object once
+        total += contents.total_bytes
+        if not seen.isdisjoint(keys):
+            total -= sum(compress(contents.sizes, map(seen.__contains__, keys)))
+        seen.update(keys)
+
+    for one in staying:
+        add(one.contents)
+    left.append(total)
+    for one in reversed(going):
+        add(one.contents)
+        left.append(total)
+    left.reverse()
+    return left
 
 
 @frozen
@@ -219,24 +226,20 @@ def plan_space(
     go.
     """
     total, free = disk
-    sharing = Sharing(residents)
-    used = sharing.distinct_bytes + other_bytes
-    needed = int(write_bytes * _ROOM_MARGIN)
     floor, budget = limits.floor_bytes(total), limits.max_store_bytes
-    shortage = max(
-        needed + floor - free,
-        needed + used - budget if budget is not None else 0,
-        0,
-    )
-    chosen: list[Resident] = []
-    freed = 0
-    if shortage:
-        order = eviction_order(residents, protected)
-        chosen, freed = choose(sharing, order, shortage, is_leased)
-    missing = max(shortage - freed, 0)
+    needed = int(write_bytes * _ROOM_MARGIN)
+
+    def wanted(release_bytes: int) -> int:
+        used = release_bytes + other_bytes
+        over = needed + used - budget if budget is not None else 0
+        return max(needed + floor - free, over, 0)
+
+    chosen, before, after = _coldest(residents, protected, wanted, is_leased)
+    freed = before - after
+    missing = max(wanted(before) - freed, 0)
     return SpacePlan(
         needed_bytes=needed,
-        used_bytes=used,
+        used_bytes=before + other_bytes,
         budget_bytes=budget,
         free_bytes=free,
         floor_bytes=floor,
@@ -248,19 +251,33 @@ def plan_space(
     )
 
 
-def choose(
-    sharing: Sharing,
-    order: Iterable[Resident],
-    wanted_bytes: int,
-    is_leased: Callable[[Resident], bool],
+def coldest(
+    residents: Sequence[Resident], wanted_bytes: int, is_leased: Callable[[Resident], bool]
 ) -> tuple[list[Resident], int]:
-    """The first of `order` that free `wanted_bytes` together, or all of it; and what they free."""
-    chosen: list[Resident] = []
-    freed = 0
-    for one in order:
-        if freed >= wanted_bytes:
-            break
-        if not is_leased(one):
-            chosen.append(one)
-            freed += sharing.take(one)
-    return chosen, freed
+    """The first to go that free `wanted_bytes`, or all that may go; and what they free."""
+    chosen, before, after = _coldest(residents, (), lambda _: wanted_bytes, is_leased)
+    return chosen, before - after
+
+
+def _coldest(
+    residents: Sequence[Resident],
+    protected: Collection[Digest],
+    wanted: Callable[[int], int],
+    is_leased: Callable[[Resident], bool],
+) -> tuple[list[Resident], int, int]:
+    """The first to go that free what is `wanted` of so many bytes, and the bytes before and after.
+
+    `is_leased` is asked only about those that would go.
+    """
+    order = eviction_order(residents, protected)
+    free: set[Resident] = set()
+    while True:
+        going = set(order)
+        left = _left_bytes([one for one in residents if one not in going], order)
+        target = left[0] - wanted(left[0])
+        count = next((n for n, left_now in enumerate(left) if left_now <= target), len(order))
+        leased = {one for one in order[:count] if one not in free and is_leased(one)}
+        if not leased:
+            return order[:count], left[0], left[count]
+        free.update(order[:count])
+        order = [one for one in order if one not in leased]  # others have to go in their place

@@ -53,7 +53,7 @@ from plugin_manager.store._generations import Active, Generation, Record, lineag
 from plugin_manager.store._history import History
 from plugin_manager.store._lease import Lease, claim
 from plugin_manager.store._lock import WriterLock
-from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan
+from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan, distinct_bytes
 from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
 from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
@@ -432,7 +432,7 @@ class Store:
             order=tuple(_space.eviction_order(residents)),
             leased=frozenset(one.directory for one in residents if _is_leased(one)),
             evicted=tuple(one for one in active if not self.has(one)),
-            release_bytes=sharing.distinct_bytes,
+            release_bytes=distinct_bytes(residents),
             unfinished_bytes=unfinished,
             record_bytes=records,
             budget_bytes=self.limits.max_store_bytes,
@@ -498,9 +498,7 @@ class Store:
 
     def plan_eviction(self, wanted_bytes: int, now: datetime) -> tuple[list[Resident], int]:
         """Which releases would go first to free `wanted_bytes`, and what that frees."""
-        residents = self.residents(now)
-        order = _space.eviction_order(residents)
-        return _space.choose(Sharing(residents), order, wanted_bytes, _is_leased)
+        return _space.coldest(self.residents(now), wanted_bytes, _is_leased)
 
     def freed_bytes(self, going: Iterable[Resident], now: datetime) -> int:
         """What removing `going` would free together."""

@@ -18,10 +18,11 @@ from plugin_manager.store import Kept, Resident
 from plugin_manager.store._contents import Contents
 from plugin_manager.store._space import (
     Sharing,
-    choose,
+    coldest,
     eviction_order,
     plan_space,
 )
+from plugin_manager.store._space import distinct_bytes as counted_once
 from plugin_manager.store._usage import Usage
 from tests.bundles import release
 
@@ -127,7 +128,7 @@ def test_as_few_of_the_first_go_as_free_enough_and_shared_files_free_nothing_yet
 ) -> None:
     leased = {one.digest for index, one in enumerate(residents) if index in loaded}
     order = eviction_order(residents)
-    chosen, freed = choose(Sharing(residents), order, wanted, lambda one: one.digest in leased)
+    chosen, freed = coldest(residents, wanted, lambda one: one.digest in leased)
 
     def freed_by(gone: list[Resident]) -> int:
         rest = [one for one in residents if one not in gone]
@@ -144,7 +145,7 @@ def test_as_few_of_the_first_go_as_free_enough_and_shared_files_free_nothing_yet
 def test_freed_and_unique_bytes_are_what_is_missing_afterwards(residents: list[Resident]) -> None:
     whole = distinct_bytes(residents)
     sharing = Sharing(residents)
-    assert sharing.distinct_bytes == whole
+    assert counted_once(residents) == whole
     for one in residents:
         rest = [other for other in residents if other is not one]
         assert sharing.unique_bytes(one) == whole - distinct_bytes(rest)
@@ -159,7 +160,7 @@ def test_leases_are_asked_only_of_those_that_would_go() -> None:
         return str(one.release) == "acme/a 1.0"
 
     residents = [resident(f"acme/{name} 1.0", order) for order, name in enumerate("abcd")]
-    chosen, _ = choose(Sharing(residents), eviction_order(residents), 100, is_leased)
+    chosen, _ = coldest(residents, 100, is_leased)
     assert names(chosen) == ["acme/b 1.0"]
     assert asked == ["acme/a 1.0", "acme/b 1.0"]
 
