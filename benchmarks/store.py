@@ -53,7 +53,11 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def run(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    # With bytecode, as what is installed has it: somebody's habit of writing none is not measured.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)[:300]}\n{done.stdout}{done.stderr}")
 

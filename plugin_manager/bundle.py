@@ -10,7 +10,6 @@ RFC 8878 (3.1.1 frames, 3.1.2 skippable frames). This module is pure: bytes in, 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from functools import cached_property
 
@@ -102,7 +101,7 @@ def read_head(data: bytes, where: str = "bundle") -> Head:
             f"{where}: manifest cannot be decoded ({error})", where=where, remedy=TELL_PUBLISHER
         ) from error
     parsed = manifest_format.parse(raw, where)
-    return Head(parsed, len(data), Digest(hashlib.sha256(data).hexdigest()))
+    return Head(parsed, len(data), Digest.of(data))
 
 
 def _decode(data: memoryview | bytes, most: int) -> bytes:

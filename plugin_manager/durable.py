@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ __all__ = [
     "make_real_directories",
     "move_into_place",
     "read_regular",
+    "remove_tree",
     "set_aside",
     "sync_directory",
     "write_atomically",
@@ -60,8 +60,17 @@ def disk_errors(directory: Path) -> Iterator[None]:
 def disk_space(directory: Path) -> tuple[int, int]:
     """The bytes of the file system that `directory` is or will be on: (all, free to this user)."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    import shutil  # noqa: PLC0415 - it brings three compressors, which most commands do without
+
     usage = shutil.disk_usage(existing)
     return usage.total, usage.free
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove `directory` and all below it; links are not followed."""
+    import shutil  # noqa: PLC0415 - as above
+
+    shutil.rmtree(directory)
 
 
 def make_directories(path: Path) -> None:

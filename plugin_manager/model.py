@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Self
 
@@ -74,6 +75,10 @@ MAX_SPECIFIER = 1000
 MAX_PLATFORM = 150
 MAX_PLATFORM_TAGS = 200  # that three sets joined by dots may stand for
 
+# A store names the same few plugins and versions again and again: in each generation, in the
+# index, in directories' names.
+_REMEMBERED = 10_000
+
 
 @frozen(order=True, cache_hash=True)
 class PluginName:
@@ -83,6 +88,7 @@ class PluginName:
     name: str
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def parse(cls, text: str) -> Self:
         """The name in `text`; raises InvalidInputError."""
         publisher, slash, name = text.partition("/")
@@ -129,6 +135,7 @@ def role_publisher(role: str) -> str | None:
     return publisher if role == publisher_role(publisher) else None
 
 
+@lru_cache(_REMEMBERED)
 def parse_version(text: str) -> Version:
     """The PEP 440 version in `text`, which must be in normal form; raises InvalidInputError."""
     if len(text) > MAX_VERSION:
@@ -181,9 +188,11 @@ class Platform(str):
     @classmethod
     def parse(cls, text: str) -> Platform:
         """The platform in `text`; raises InvalidInputError."""
+        if text == "any":
+            return ANY
         fine = len(text) <= MAX_PLATFORM and _PLATFORM.fullmatch(text)
         tags = prod(part.count(".") + 1 for part in text.split("-"))
-        if text != "any" and not (fine and tags <= MAX_PLATFORM_TAGS):
+        if not (fine and tags <= MAX_PLATFORM_TAGS):
             raise InvalidInputError(
                 f"{text!r} is not a platform",
                 remedy="Write 'any' or a tag such as cp311-cp311-manylinux_2_17_x86_64.",
@@ -207,6 +216,13 @@ class Digest(str):
                 f"{text!r} is not a SHA-256 in hexadecimal", remedy="Write 64 of 0-9 and a-f."
             )
         return cls(text)
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        """The digest of `data`."""
+        from hashlib import sha256  # noqa: PLC0415 - OpenSSL takes 4 ms, and looking does without
+
+        return cls(sha256(data).hexdigest())
 
 
 class BundlePath(str):

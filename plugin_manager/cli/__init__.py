@@ -58,6 +58,13 @@ def main() -> None:
     # A command is short, and most of what it makes stays alive to its end: looking through it for
     # garbage again and again takes a third of the time.
     gc.set_threshold(100_000, 50, 100)
+    try:
+        _run()
+    finally:
+        gc.freeze()  # nor once more on the way out
+
+
+def _run() -> None:
     as_json = "--json" in sys.argv[1:]
     try:
         code = cli.main(prog_name="pluginctl", standalone_mode=False)

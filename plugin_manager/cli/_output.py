@@ -74,10 +74,10 @@ class Session:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
-    def say(self, text: str = "") -> None:
-        """A line for people; nothing in JSON mode."""
+    def say(self, *lines: str) -> None:
+        """Lines for people (none: an empty one); nothing in JSON mode."""
         if not self.as_json:
-            click.echo(clean(text))
+            click.echo("\n".join(map(clean, lines)))  # at once: each echo waits for the terminal
 
     def aside(self, text: str) -> None:
         """A line on standard error, in both modes."""

@@ -52,9 +52,7 @@ def storage(as_json: bool) -> None:
     session.say(f"available  {size_text(found.available_bytes)} without evicting anything")
     rows = _rows(found)
     if rows:
-        session.say()
-        for line in table([_HEADS, *rows], right={2, 3, 4, 7}):
-            session.say(line)
+        session.say("", *table([_HEADS, *rows], right={2, 3, 4, 7}))
 
 
 _HEADS = ("PLUGIN", "RELEASE", "TOTAL", "UNIQUE", "SHARED", "LAST LOADED", "KEPT", "ORDER")

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from attrs import frozen
 
-from plugin_manager.durable import TEMPORARY_PREFIX, is_real_directory, sync_directory
+from plugin_manager.durable import TEMPORARY_PREFIX, is_real_directory, remove_tree, sync_directory
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest
 from plugin_manager.store._lease import claim
@@ -141,7 +140,7 @@ def remove_files(store: Path, found: Iterable[Garbage]) -> None:
         path = store / one.name
         try:
             if is_real_directory(path):
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:  # one that cannot go keeps no other
@@ -175,7 +174,7 @@ def remove_releases(store: Path, residents: Sequence[Resident]) -> list[Resident
     errors = []
     for aside in away:
         try:
-            shutil.rmtree(aside)
+            remove_tree(aside)
         except OSError as error:
             errors.append(error)
     if errors:

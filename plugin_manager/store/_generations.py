@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -52,6 +53,7 @@ T = TypeVar("T")
 FORMAT = 2
 MAX_NUMBER = 10**15  # of a generation: what a file's name holds
 MAX_GENERATION_BYTES = 64 * 1024 * 1024
+_REMEMBERED_RECORDS = 200  # one command looks at the history several times
 _FIRST_LINE = re.compile(rb'\{"blake3":"([0-9a-f]{64})",\n')
 _RECORD, _ACTIVE, _END = b'"record":', b'"active":[', b"]}\n"
 
@@ -176,28 +178,26 @@ def parse(data: bytes, where: str) -> Generation:
 
 def parse_record(data: bytes, where: str) -> Record:
     """The record in a generation's `data`, all of whose bytes are checked; raises CorruptError."""
-    body = data[data.find(b"\n") + 1 :]
-    if blake3(body).hexdigest() != _digest(data):
+    first = _FIRST_LINE.match(data)
+    if not first or blake3(memoryview(data)[first.end() :]).hexdigest() != first[1].decode():
         raise _corrupt(where)
-    line = body[: body.find(b"\n")]
     try:
-        value = json.loads(line.removeprefix(_RECORD).removesuffix(b","))
-        if value["format"] != FORMAT:
-            raise _corrupt(where)
-        return Record(
-            number=_number(value["number"]),
-            created=datetime.strptime(value["created"], "%Y-%m-%dT%H:%M:%S%z"),
-            action=_typed(value["action"], str),
-            changes=tuple(_change(item) for item in value["changes"]),
-        )
+        return _record(data.split(b"\n", 2)[1])
     except _MALFORMED as error:
         raise _corrupt(where) from error
 
 
-def _digest(data: bytes) -> str:
-    """The digest that the first line of a generation's `data` gives for the rest; "" if none."""
-    match = _FIRST_LINE.match(data)
-    return match[1].decode() if match else ""
+@lru_cache(_REMEMBERED_RECORDS)
+def _record(line: bytes) -> Record:
+    value = json.loads(line.removeprefix(_RECORD).removesuffix(b","))
+    if value["format"] != FORMAT:
+        raise ValueError
+    return Record(
+        number=_number(value["number"]),
+        created=datetime.fromisoformat(value["created"]).astimezone(UTC),
+        action=_typed(value["action"], str),
+        changes=tuple(_change(item) for item in value["changes"]),
+    )
 
 
 # The digest has been checked, so what is malformed was written so: one look at each value will do.

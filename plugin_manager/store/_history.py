@@ -10,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from blake3 import blake3
-
 from plugin_manager.durable import (
     disk_errors,
     read_regular,
@@ -42,7 +40,6 @@ class History:
         self._directory = directory
         self._current_path = directory / "current"
         self._read: tuple[bytes, Generation] | None = None
-        self._parsed_records: dict[int, tuple[bytes, Record]] = {}
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -99,14 +96,8 @@ class History:
         return self._numbered(number, _generations.parse(data, name))
 
     def _record(self, number: int) -> Record:
-        """Read and checked each time, parsed once."""
         name = f"generations/{number}.json"
-        data = self._data(number)
-        seal = blake3(data).digest()
-        if number not in self._parsed_records or self._parsed_records[number][0] != seal:
-            record = self._numbered(number, _generations.parse_record(data, name))
-            self._parsed_records[number] = seal, record
-        return self._parsed_records[number][1]
+        return self._numbered(number, _generations.parse_record(self._data(number), name))
 
     @staticmethod
     def _numbered(number: int, record: R) -> R:

@@ -59,11 +59,11 @@ _RELEASE_NAME = re.compile(r"(.+)-[0-9a-f]{16}", re.ASCII)
 
 def _has_version(name: str) -> bool:
     """Whether a directory's name is one that a release gets: others are somebody's own."""
-    version = name.rpartition("-")[0]
     try:
-        return str(parse_version(version)) == version
+        parse_version(name.rpartition("-")[0])
     except InvalidInputError:
         return False
+    return True
 
 
 def _plugins(store: Path) -> Iterator[tuple[PluginName, Path]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 from blake3 import blake3
 
-from plugin_manager.durable import make_real_directories
+from plugin_manager.durable import make_real_directories, remove_tree
 from plugin_manager.errors import CorruptError
 from plugin_manager.store import _files
 from plugin_manager.store._contents import BLOCK_BYTES, blocks
@@ -295,7 +294,7 @@ class Staging:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink()
 

@@ -15,9 +15,7 @@ Objects are written first, then the head, then the generation, then `current`; s
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -34,6 +32,7 @@ from plugin_manager.durable import (
     make_directories,
     make_real_directories,
     read_regular,
+    remove_tree,
     set_aside,
     sync_directory,
     write_atomically,
@@ -279,7 +278,7 @@ class Store:
                 raise CorruptError(
                     f"{name} is missing", paths=(name,), remedy="Run 'pluginctl repair'."
                 ) from None
-        if hashlib.sha256(data).hexdigest() != digest:
+        if Digest.of(data) != digest:
             raise CorruptError(
                 f"{name} is damaged", paths=(name,), remedy="Run 'pluginctl repair'."
             )
@@ -297,7 +296,7 @@ class Store:
     def keep_heads(self, heads: Iterable[bytes]) -> None:
         """Keep bundles' heads, each under its digest. Writes."""
         for data in heads:
-            digest = Digest(hashlib.sha256(data).hexdigest())
+            digest = Digest.of(data)
             try:
                 self.head_bytes(digest)
             except CorruptError:
@@ -372,10 +371,12 @@ class Store:
             self._small_manifests[digest] = manifest
         return self._small_manifests[digest]
 
-    def _places(self, of: PluginName | None = None) -> list[_residents.Place]:
-        """The directories of releases (only those `of` a plugin)."""
+    def _places(
+        self, of: PluginName | None = None, records: Iterable[Record] | None = None
+    ) -> list[_residents.Place]:
+        """The directories of releases (only those `of` a plugin); `records`: if read already."""
         # Also what is named, but whose manifest is lost: it is no less needed for that.
-        digests = {digest[:16]: digest for digest in self._named()}
+        digests = {digest[:16]: digest for digest in self._named(records)}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(self.directory / "manifests"):  # noqa: PTH208 - only names
                 with contextlib.suppress(InvalidInputError):
@@ -383,12 +384,12 @@ class Store:
         with disk_errors(self.directory):
             return _residents.survey_places(self.directory, digests, of)
 
-    def _named(self) -> set[Digest]:
+    def _named(self, records: Iterable[Record] | None = None) -> set[Digest]:
         """The heads that the readable generations name."""
         named: set[Digest] = set()
         with contextlib.suppress(CorruptError):
             named |= {one.digest for one in self.current().active.values()}
-            for record in self.history():
+            for record in self.history() if records is None else records:
                 for change in record.changes:
                     named |= {one.digest for one in (change.before, change.after) if one}
         return named
@@ -401,7 +402,7 @@ class Store:
         `keep_index`, which writes, leaves the index up to date.
         """
         generation, (records, damaged) = self.current(), self._history.read()
-        places = self._places()
+        places = self._places(records=records)
         digests = [place.digest for place in places if place.digest]
         return _residents.kept_in(
             places,
@@ -425,13 +426,13 @@ class Store:
         residents = self.residents(now)
         total, free = disk_space(self.directory)
         unfinished, records = self._other_bytes()
-        active, sharing = self.current().active.values(), Sharing(residents)
+        sharing, here = Sharing(residents), {one.digest for one in residents}
         return Storage(
             residents=tuple(residents),
             unique_bytes=tuple(sharing.unique_bytes(one) for one in residents),
             order=tuple(_space.eviction_order(residents)),
             leased=frozenset(one.directory for one in residents if _is_leased(one)),
-            evicted=tuple(one for one in active if not self.has(one)),
+            evicted=tuple(a for a in self.current().active.values() if a.digest not in here),
             release_bytes=distinct_bytes(residents),
             unfinished_bytes=unfinished,
             record_bytes=records,
@@ -646,7 +647,7 @@ class Store:
                 set_aside(target)
             (staging.directory / file.path).replace(target)
             sync_directory(target.parent)
-        shutil.rmtree(staging.directory)
+        remove_tree(staging.directory)
 
 
 _FILES = {"generation", "manifest", "temporary", "download"}
