@@ -18,7 +18,7 @@ from plugin_manager.cli._client import (
 )
 from plugin_manager.cli._output import Session, active_json, marked, resident_json, table
 from plugin_manager.manager import Cleanup, PluginManager
-from plugin_manager.model import one_line, size_text, utc_text
+from plugin_manager.model import Release, one_line, size_text, utc_text
 from plugin_manager.settings import parse_size
 from plugin_manager.store import Resident, Storage
 
@@ -81,8 +81,13 @@ def _rows(storage: Storage) -> list[tuple[str, ...]]:
         rows.append((active.release, ("-", "-", "-", "-", marked(marks), "-")))
     return [
         (str(release.plugin), str(release.version), *row)
-        for release, row in sorted(rows, key=lambda one: one[0])
+        for release, row in sorted(rows, key=lambda one: _place_in_list(one[0]))
     ]
+
+
+def _place_in_list(release: Release) -> tuple[object, ...]:
+    plugin = release.plugin  # its parts: comparing a thousand releases as such takes 5 ms
+    return plugin.publisher, plugin.name, release.version
 
 
 def _places(storage: Storage) -> dict[Path, int]:

@@ -45,7 +45,7 @@ def survey_places(
     """The directories of releases (or just `of` a plugin); `digests` by their first 16 digits."""
     places = []
     for plugin, directory in (
-        _plugins(store) if of is None else [(of, store / "releases" / of.publisher / of.name)]
+        _plugins(store) if of is None else [(of, f"{store}/releases/{of.publisher}/{of.name}")]
     ):
         for entry in _directories(directory):
             if _RELEASE_NAME.fullmatch(entry.name) and _has_version(entry.name):
@@ -66,14 +66,15 @@ def _has_version(name: str) -> bool:
     return True
 
 
-def _plugins(store: Path) -> Iterator[tuple[PluginName, Path]]:
-    for publisher in _directories(store / "releases"):
-        for entry in _directories(Path(publisher.path)):
+def _plugins(store: Path) -> Iterator[tuple[PluginName, str]]:
+    for publisher in _directories(f"{store}/releases"):
+        for entry in _directories(publisher.path):
             with contextlib.suppress(InvalidInputError):
-                yield PluginName.parse(f"{publisher.name}/{entry.name}"), Path(entry.path)
+                yield PluginName.parse(f"{publisher.name}/{entry.name}"), entry.path
 
 
-def _directories(path: Path) -> Iterator[os.DirEntry[str]]:
+def _directories(path: str) -> Iterator[os.DirEntry[str]]:
+    # Strings: a thousand Path objects take 5 ms.
     try:
         with os.scandir(path) as entries:
             found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
