@@ -31,7 +31,7 @@ from plugin_manager import PluginManager
 from plugin_manager.model import Digest, PluginName, Release, bytecode_tag, parse_version
 from plugin_manager.publishing import Repository, serve
 from plugin_manager.settings import Limits
-from plugin_manager.store import Active, Kept, Resident, Store
+from plugin_manager.store import Active, Housekeeping, Kept, Resident, Store
 from plugin_manager.store._contents import Contents
 from plugin_manager.store._space import plan_space
 from plugin_manager.store._usage import Usage
@@ -87,7 +87,8 @@ def install(store: Store, bundles: list[HandMade]) -> list[Active]:
 
 def large_store(directory: Path, plugins: int, generations: int) -> None:
     """A store of `plugins`, each with a previous release, after `generations` changes."""
-    store, now = Store(directory, Limits(min_free_bytes=0)), datetime.now(UTC)
+    store, now = Store(directory), datetime.now(UTC)
+    housekeeping = Housekeeping(store, Limits(min_free_bytes=0))
     first, second = (
         [
             make_bundle(
@@ -105,8 +106,8 @@ def large_store(directory: Path, plugins: int, generations: int) -> None:
         for step in range(generations - 1):
             part = after[step :: generations - 1]
             store.activate({one.release.plugin: one for one in part}, f"upgrade {step}", now)
-        store.collect(now)
-    assert len(store.residents(now)) == 2 * plugins
+        housekeeping.collect(now)
+    assert len(housekeeping.residents(now)) == 2 * plugins
     assert len(store.history()) == generations
 
 

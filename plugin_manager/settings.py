@@ -173,6 +173,8 @@ def from_environment(
     host_version: str | Version | None = None,
     lock_timeout_seconds: float | None = None,
     max_store_bytes: int | str | None = None,
+    min_free_bytes: int | str | None = None,
+    keep_previous: int | None = None,
     system_store: str | Path | None = None,
 ) -> Settings:
     """The settings that arguments and, where they are None, `environment` give.
@@ -196,7 +198,20 @@ def from_environment(
         host_version=_version(host_version) if isinstance(host_version, str) else host_version,
         grace=timedelta(days=_number(environment, "PLUGINCTL_GRACE_DAYS", DEFAULT_GRACE.days)),
         lock_timeout_seconds=lock_timeout_seconds,
-        limits=_limits(environment, max_store_bytes),
+        limits=_limits(
+            {
+                **environment,
+                **{
+                    name: str(given)
+                    for name, given in (
+                        ("PLUGINCTL_MAX_STORE", max_store_bytes),
+                        ("PLUGINCTL_MIN_FREE", min_free_bytes),
+                        ("PLUGINCTL_KEEP_PREVIOUS", keep_previous),
+                    )
+                    if given is not None
+                },
+            }
+        ),
         system_store=_path("system store", system_store).absolute() if system_store else None,
         ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
         insecure_http=_switch(environment, "PLUGINCTL_INSECURE_HTTP"),
@@ -224,10 +239,8 @@ def _version(text: str) -> Version | None:
         raise InvalidInputError(message, remedy=error.remedy) from error
 
 
-def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -> Limits:
-    budget = max_store_bytes
-    if budget is None:
-        budget = environment.get("PLUGINCTL_MAX_STORE") or None
+def _limits(environment: Mapping[str, str]) -> Limits:
+    budget = environment.get("PLUGINCTL_MAX_STORE")
     floor = environment.get("PLUGINCTL_MIN_FREE", "")
     percent = floor.strip().removesuffix("%") if floor.strip().endswith("%") else ""
     if percent and not re.fullmatch(r"[0-9]{1,2}(\.[0-9]+)?", percent, re.ASCII):
@@ -236,9 +249,7 @@ def _limits(environment: Mapping[str, str], max_store_bytes: int | str | None) -
             remedy="Write for instance 5%, or an amount such as 2GB.",
         )
     return Limits(
-        max_store_bytes=parse_size("the store's budget", str(budget))
-        if budget is not None
-        else None,
+        max_store_bytes=parse_size("the store's budget", budget) if budget else None,
         min_free_bytes=parse_size("PLUGINCTL_MIN_FREE", floor) if floor and not percent else None,
         min_free_percent=float(percent) if percent else None,
         keep_previous=_count(environment, "PLUGINCTL_KEEP_PREVIOUS", 1, least=0),

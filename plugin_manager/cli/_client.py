@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from attrs import frozen
 
 from plugin_manager.cli import _output
 from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
-from plugin_manager.errors import NotFoundError, RefusedError
+from plugin_manager.errors import NotFoundError
 from plugin_manager.manager import Inspection, Plan, PluginManager
 from plugin_manager.model import PluginName, size_text, utc_text
 from plugin_manager.settings import from_environment
-from plugin_manager.store import Active, Damage, Generation
+from plugin_manager.store import Active, Damage, Generation, SpacePlan
 
 __all__ = [
     "COMMANDS",
@@ -26,10 +26,8 @@ __all__ = [
     "json_option",
     "name_argument",
     "open_manager",
-    "planned_and_done",
 ]
 
-_ATTEMPTS = 3
 MOST_GENERATIONS = 10**15 - 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
@@ -58,9 +56,14 @@ def open_manager(session: Session) -> Iterator[PluginManager]:
             settings,
             progress=reporter,
             waiting=lambda holder: session.aside(f"Waiting for the store's lock: {holder}"),
+            making_room=lambda space: _tell_space(session, space) if space.evict else None,
         )
     finally:
         reporter.close()
+
+
+def _tell_space(session: Session, space: SpacePlan) -> None:
+    session.say(f"space: {_output.space_text(space)}")
 
 
 def change(
@@ -77,7 +80,7 @@ def change(
             if plan.space:
                 plan.space.require(manager.settings.store)  # what would fail says so
         else:
-            plan = planned_and_done(session, manager, plan_only, carry_out)
+            plan = carry_out(manager)
     session.result(_output.plan_json(plan, dry_run=dry_run))
     for step in plan.steps:
         needed = step.needed
@@ -95,26 +98,9 @@ def change(
     if not plan.steps:
         session.say("Nothing to do.")
     elif dry_run and plan.space:
-        session.say(f"space: {_output.space_text(plan.space)}")
+        _tell_space(session, plan.space)
     for note in plan.notes:
         session.say(f"note: {note}")
-
-
-def planned_and_done(
-    session: Session,
-    manager: PluginManager,
-    plan_only: Callable[[PluginManager], Plan],
-    carry_out: Callable[[PluginManager], Plan],
-) -> Plan:
-    """The plan that was done; what it evicts is told before anything is fetched."""
-    for _ in range(_ATTEMPTS):
-        plan = plan_only(manager)
-        if plan.space and plan.space.evict and not plan.space.missing_bytes:
-            session.say(f"space: {_output.space_text(plan.space)}")
-        with suppress(RefusedError):  # another process changed the store meanwhile
-            manager.apply(plan)
-            return plan
-    return carry_out(manager)  # under one lock: nobody comes between planning and doing
 
 
 @click.command()
@@ -254,7 +240,7 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
                 f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
             )
         manifest = manager.manifest(plugin) if active else None
-        path = manager.path(plugin) if active else None
+        path = manager.path(plugin) if active and active not in manager.evicted() else None
     value: dict[str, Any] = {
         "plugin": str(plugin),
         "summary": catalogue.summary,
@@ -306,10 +292,12 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
             ]
     session.result(value)
     session.say(f"{plugin}  {catalogue.summary}".rstrip())
-    if active and manifest and path:
-        session.say(f"active    {active.release.version}{' (held)' if active.held else ''}")
+    if active and manifest:
+        marks = marked({"held": active.held, "pinned": active.pinned})
+        session.say(f"active    {active.release.version}{f' ({marks})' if marks else ''}")
+        where = f"in {path}" if path else "not on this disk: the next load fetches them"
         session.say(
-            f"files     {len(manifest.files)}, {size_text(manifest.content_length)}, in {path}"
+            f"files     {len(manifest.files)}, {size_text(manifest.content_length)}, {where}"
         )
         for entry_point in manifest.entry_points:
             session.say(f"offers    {entry_point.group}: {entry_point.name} = {entry_point.value}")
@@ -344,15 +332,16 @@ def _tell_found(session: Session, inspection: Inspection) -> None:
 
 @click.command()
 @names_argument
+@click.option("--all", "every_release", is_flag=True, help="All releases on disk, not only active.")
 @json_option
-def verify(names: tuple[str, ...], as_json: bool) -> None:
+def verify(names: tuple[str, ...], every_release: bool, as_json: bool) -> None:
     """Check the chain of signatures and every byte of the active plugins (all, or those named).
 
     Exits with 0 only if everything is good.
     """
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
-        report = manager.verify(*names)
+        report = manager.verify(*names, every_release=every_release)
     session.result(_output.report_json(report))
     for record in report.records:
         session.say(f"the store's records: {record}")

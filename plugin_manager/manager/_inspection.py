@@ -12,6 +12,7 @@ from plugin_manager.bundle import Head
 from plugin_manager.errors import (
     CorruptError,
     EvictedError,
+    InvalidInputError,
     NotFoundError,
     PluginManagerError,
     RefusedError,
@@ -52,32 +53,58 @@ class Inspector:
         self._require_source = require_source
         self._now = now
 
-    def verify(self, plugins: Sequence[PluginName]) -> Report:
+    def verify(self, plugins: Sequence[PluginName], *, every_release: bool) -> Report:
         """What is wrong with `plugins`; where there are none: with all, and the store's records.
 
-        Of each plugin the active release, and those earlier ones on disk that are damaged.
+        Of each plugin the active release, and those earlier ones on disk that are damaged; with
+        `every_release` all that are on disk.
         """
         try:
             chosen = self._chosen(plugins)
             records = [] if plugins else self._store.damaged_generations()
         except CorruptError as error:
             return Report(records=(error.message,))
-        sentences = tuple(f"{record} is damaged" for record in records)
-        if not chosen:
-            return Report(sentences)
+        sentences = [f"{record} is damaged" for record in records]
+        others: list[Active] = []
+        if every_release:
+            others, lost = self._others(chosen, plugins)
+            sentences += lost
+        if not chosen and not others:
+            return Report(tuple(sentences))
         try:
             vouching = self._trust.local()
         except (CorruptError, UntrustedError, NotFoundError) as error:
-            releases = [Inspection(active, error=error) for active in chosen]
+            releases = [Inspection(active, error=error) for active in (*chosen, *others)]
         else:
             releases = []
             for active in chosen:
                 releases.append(self._inspect(vouching, active))
-                for earlier in self._store.earlier(active):
+                for earlier in () if every_release else self._store.earlier(active):
                     found = self._inspect(vouching, earlier)
-                    blocked = isinstance(found.error, UntrustedError | RefusedError)
-                    releases += [] if found.good or blocked else [found]
-        return Report(sentences, tuple(releases))
+                    releases += [] if found.good or _is_refused(found) else [found]
+            found_others = [self._inspect(vouching, active) for active in others]
+            releases += [found for found in found_others if not _is_refused(found)]
+        return Report(tuple(sentences), tuple(releases))
+
+    def _others(
+        self, chosen: Sequence[Active], plugins: Sequence[PluginName]
+    ) -> tuple[list[Active], list[str]]:
+        """The releases on disk besides `chosen`; and of those without a manifest, what is wrong."""
+        known, found, lost = {active.digest for active in chosen}, [], []
+        for place in self._store.places():
+            if place.digest in known or (plugins and place.plugin not in plugins):
+                continue
+            name = f"releases/{place.plugin}/{place.name}"
+            if place.digest is None:
+                lost.append(f"{name}: no manifest tells what it holds ('pluginctl gc' removes it)")
+                continue
+            try:
+                release = self._store.head(place.digest).manifest.release
+            except (CorruptError, InvalidInputError) as error:
+                lost.append(f"{name}: {error.message}")
+            else:
+                found.append(Active(release, place.digest))
+        return sorted(found, key=lambda active: active.release), lost
 
     def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
         try:
@@ -157,3 +184,8 @@ class Inspector:
         if files:
             self._store.replace(self._assemble(head, files, target.path))
         return evolve(found, faults=tuple(faults))
+
+
+def _is_refused(found: Inspection) -> bool:
+    """Whether no load or rollback would take it, damaged or not: blocked, or no longer listed."""
+    return isinstance(found.error, UntrustedError | RefusedError)

@@ -7,9 +7,10 @@ and the load begins anew; a lease keeps what is loaded.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 from attrs import define, field, frozen
@@ -118,7 +119,8 @@ class Loading:
         try:
             for found in self._order(plugin, views, at):
                 at[0] = found.active.release.plugin
-                loaded = self._load_one(found)
+                with self._remedies_for(found.view):
+                    loaded = self._load_one(found)
                 used.append(found.view)
         except BaseException:
             # What it requires was loaded for it alone: a later attempt may need another release.
@@ -158,12 +160,24 @@ class Loading:
                 ]
         return order
 
+    @contextmanager
+    def _remedies_for(self, view: _View) -> Iterator[None]:
+        """Have errors say what to do in the store that they come from."""
+        try:
+            yield
+        except PluginManagerError as error:
+            if view.store is not self.layers[0].store:
+                there = f"pluginctl --store {shlex.quote(str(view.store.directory))} "
+                error.remedy = error.remedy.replace("pluginctl ", there)
+            raise
+
     def _find(
         self, plugin: PluginName, needed_by: PluginName | None, views: Sequence[_View]
     ) -> _Found:
         for view in views:
             if active := view.generation.active.get(plugin):
-                manifest = vouched(view.store, view.vouching, active).manifest
+                with self._remedies_for(view):
+                    manifest = vouched(view.store, view.vouching, active).manifest
                 _refuse_if_blocked(active, views)
                 break
         else:

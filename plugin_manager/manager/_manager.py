@@ -23,6 +23,7 @@ from packaging.version import Version
 from plugin_manager.errors import (
     CorruptError,
     EvictedError,
+    InvalidInputError,
     NoSpaceError,
     NotFoundError,
     PluginManagerError,
@@ -35,9 +36,11 @@ from plugin_manager.store import (
     Active,
     Garbage,
     Generation,
+    Housekeeping,
     Lease,
     Record,
     Resident,
+    SpacePlan,
     Staging,
     Storage,
     Store,
@@ -78,7 +81,9 @@ class PluginManager:
     loading take none. Every method raises errors of `plugin_manager.errors` only, apart from what
     plugins' own code raises. Not for several threads at once.
 
-    `progress(Progress)` is called as bytes arrive, `waiting(holder)` once where the lock is held.
+    `progress(Progress)` is called as bytes arrive, `waiting(holder)` once where the lock is held,
+    `making_room(SpacePlan)` once it is known what a change takes and what has to be evicted for
+    it, before anything is evicted or fetched: also where a load brings a release back.
     """
 
     def __init__(
@@ -89,13 +94,16 @@ class PluginManager:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
+        making_room: Callable[[SpacePlan], None] = _ignore,
     ) -> None:
         self.settings = settings
         self._expiry = expiry
         self.progress = progress
         self.waiting = waiting
+        self.making_room = making_room
         self._now = now
-        self._store = Store(settings.store, settings.limits)
+        self._store = Store(settings.store)
+        self._housekeeping = Housekeeping(self._store, settings.limits)
         self._system = Store(settings.system_store) if settings.system_store else None
 
     @classmethod
@@ -109,19 +117,23 @@ class PluginManager:
         expiry: Expiry | None = None,
         lock_timeout_seconds: float | None = None,
         max_store_bytes: int | None = None,
+        min_free_bytes: int | None = None,
+        keep_previous: int | None = None,
         system_store: str | Path | None = None,
         on_corruption: Literal["refuse", "repair"] = "refuse",
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
+        making_room: Callable[[SpacePlan], None] = _ignore,
     ) -> PluginManager:
         """A manager of the store in directory `store` (made at the first install).
 
         `repository` is the address that serves `metadata/` and `targets/`; `root` the pinned root
         metadata, as bytes or as the path of a file that ships with the host; `expiry` says whether
         loads accept expired metadata (by default for 30 days more). `max_store_bytes` bounds what
-        the store takes; `system_store` is searched second and never written to; `on_corruption`
-        says whether a load mends what is damaged. What is None comes from the environment (see
-        `plugin_manager.settings`). Touches neither disk nor network.
+        the store takes, `min_free_bytes` stay free on the disk, `keep_previous` earlier releases
+        of each plugin stay beside its active one; `system_store` is searched second and never
+        written to; `on_corruption` says whether a load mends what is damaged. What is None comes
+        from the environment (see `plugin_manager.settings`). Touches neither disk nor network.
         """
         settings = from_environment(
             os.environ,
@@ -131,10 +143,14 @@ class PluginManager:
             host_version=host_version,
             lock_timeout_seconds=lock_timeout_seconds,
             max_store_bytes=max_store_bytes,
+            min_free_bytes=min_free_bytes,
+            keep_previous=keep_previous,
             system_store=system_store,
         )
         settings = evolve(settings, on_corruption=on_corruption)
-        return cls(settings, expiry=expiry, progress=progress, waiting=waiting)
+        return cls(
+            settings, expiry=expiry, progress=progress, waiting=waiting, making_room=making_room
+        )
 
     # --- parts, made when first needed ---------------------------------------------------------
 
@@ -178,7 +194,14 @@ class PluginManager:
     def _planner(self) -> Planner:
         from plugin_manager.manager._planner import Planner  # noqa: PLC0415
 
-        return Planner(self._store, self._trust, self.host, self._fetch_head, self._now)
+        return Planner(
+            self._store,
+            self._housekeeping,
+            self._trust,
+            self.host,
+            fetch_head=self._fetch_head,
+            now=self._now,
+        )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -213,8 +236,12 @@ class PluginManager:
         return self._store.generation(number)
 
     def path(self, name: str | PluginName) -> Path:
-        """The directory of a plugin's active release. Nothing in it is verified by asking."""
+        """The directory of a plugin's active release; raises EvictedError where it is not there.
+
+        Nothing in it is verified by asking.
+        """
         active = self._store.active(_plugin(name))
+        self._store.lease(active).close()
         return self._store.release_directory(active.release, active.digest)
 
     def manifest(self, name: str | PluginName) -> Manifest:
@@ -392,7 +419,10 @@ class PluginManager:
             if plan.space is None:
                 return plan
             plan.space.require(self._store.directory)
-            gone = self._store.evict(plan.space.evict)
+            if plan.space.evict:
+                self._try_fetching(plan)
+            self.making_room(plan.space)
+            gone = self._housekeeping.evict(plan.space.evict)
             for one in gone:
                 _log.info("evicted %s", one.release)
             # Not until the disk shows it: it may be late, and more would go for nothing. Only what
@@ -400,10 +430,18 @@ class PluginManager:
             if len(gone) == len(plan.space.evict):
                 return plan
 
+    def _try_fetching(self, plan: Plan) -> None:
+        """Raise NetworkError where nothing should be evicted, as the fetch could not even begin."""
+        for step in plan.steps:
+            if step.head and step.needed.fetch_bytes:
+                url = self._bundle_url(step.bundle_path)
+                self._transfer.fetch_range(url, 0, 1, length=step.head.bundle_length)
+                return
+
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
         try:
-            self._store.collect(self._now())
+            self._housekeeping.collect(self._now())
             self._trust_garbage(collect=True)
         except (PluginManagerError, OSError) as error:
             _log.warning("garbage was not collected: %s", error)
@@ -553,12 +591,15 @@ class PluginManager:
 
     # --- verifying and repairing ---------------------------------------------------------------
 
-    def verify(self, *names: str | PluginName) -> Report:
+    def verify(self, *names: str | PluginName, every_release: bool = False) -> Report:
         """Inspect the active releases of `names` (none: all): chain, manifest and every file.
 
-        With none named, the store's own records too. Damage is reported, not raised.
+        Earlier releases are named where they are damaged; with `every_release`, all on this disk
+        are, also those that nothing needs. With none named, the store's own records too. Damage is
+        reported, not raised.
         """
-        return self._inspector.verify([_plugin(name) for name in names])
+        plugins = [_plugin(name) for name in names]
+        return self._inspector.verify(plugins, every_release=every_release)
 
     def repair(self, *names: str | PluginName) -> Report:
         """Mend `names` (none: all, and the store's own records); reports what was found damaged.
@@ -588,18 +629,17 @@ class PluginManager:
     def _assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
         active = Active(head.manifest.release, head.digest)
         needed = self._store.needed(head, files)
-        step = Step(active.release.plugin, None, active, head, needed=needed)
-        plan = Plan("repair", self._store.current().number, (step,))
-        space = self._planner.space(plan)
-        space.require(self._store.directory)
-        self._store.evict(space.evict)
+        step = Step(
+            active.release.plugin, None, active, head, bundle_path=bundle_path, needed=needed
+        )
+        self._make_room(Plan("repair", self._store.current().number, (step,)))
         return self._assemble(head, files, bundle_path)[0]
 
     # --- space ---------------------------------------------------------------------------------
 
     def storage(self) -> Storage:
         """What the store holds, why, what would go first, and how much room there is."""
-        return self._store.storage(self._now())
+        return self._housekeeping.storage(self._now())
 
     @property
     def used(self) -> int:
@@ -613,7 +653,11 @@ class PluginManager:
 
     def plan_evict(self, wanted_bytes: int) -> Cleanup:
         """What `evict` would remove; raises NoSpaceError where less could be freed."""
-        chosen, freed = self._store.plan_eviction(wanted_bytes, self._now())
+        if not isinstance(wanted_bytes, int) or wanted_bytes < 0:
+            raise InvalidInputError(
+                f"{wanted_bytes!r} is not a number of bytes", remedy="Give a whole number."
+            )
+        chosen, freed = self._housekeeping.plan_eviction(wanted_bytes, self._now())
         if freed < wanted_bytes:
             raise NoSpaceError(
                 f"only {size_text(freed)} of {size_text(wanted_bytes)} could be freed",
@@ -632,15 +676,16 @@ class PluginManager:
         gone: list[Resident] = []
         with self._writing():
             before = self.storage().release_bytes
-            freed = 0
-            while freed < wanted_bytes:
-                gone += self._store.evict(self.plan_evict(wanted_bytes - freed).evicted)
-                freed = before - self.storage().release_bytes
+            left = wanted_bytes
+            while chosen := self.plan_evict(left).evicted:
+                gone += self._housekeeping.evict(chosen)
+                left = max(wanted_bytes - (before - self.storage().release_bytes), 0)
+            freed = before - self.storage().release_bytes
         return Cleanup(evicted=tuple(gone), freed_bytes=freed)
 
     def plan_cleanup(self, *, unfinished: bool = False) -> Cleanup:
         """What `cleanup` would remove."""
-        garbage, over = self._store.plan_cleanup(self._now(), unfinished=unfinished)
+        garbage, over = self._housekeeping.plan_cleanup(self._now(), unfinished=unfinished)
         garbage += self._trust_garbage()
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), over.evict, freed, over.missing_bytes)
@@ -653,10 +698,10 @@ class PluginManager:
         """
         with self._writing():
             now = self._now()
-            garbage = self._store.collect(now, unfinished=unfinished)
+            garbage = self._housekeeping.collect(now, unfinished=unfinished)
             garbage += self._trust_garbage(collect=True)
-            over = self._store.plan_limits(now)
-            evicted = self._store.evict(over.evict)
+            over = self._housekeeping.plan_limits(now)
+            evicted = self._housekeeping.evict(over.evict)
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), tuple(evicted), freed, over.missing_bytes)
 
@@ -691,12 +736,12 @@ class PluginManager:
             raise RefusedError(
                 f"{active.release} is active", remedy=f"First 'pluginctl uninstall {plugin}'."
             )
-        if loaded := self._store.leased(chosen):
+        if loaded := self._housekeeping.leased(chosen):
             raise RefusedError(
                 f"{next(iter(loaded)).release} is loaded by a running process",
                 remedy="End that process first.",
             )
-        freed = self._store.freed_bytes(chosen, self._now())
+        freed = self._housekeeping.freed_bytes(chosen, self._now())
         return Cleanup(evicted=tuple(chosen), freed_bytes=freed)
 
     def delete(self, name: str | PluginName, version: str | Version | None = None) -> Cleanup:
@@ -706,7 +751,7 @@ class PluginManager:
         """
         with self._writing():
             plan = self.plan_delete(name, version)
-            gone = self._store.evict(plan.evicted)
+            gone = self._housekeeping.evict(plan.evicted)
             self._tidy()
         return evolve(plan, evicted=tuple(gone))
 

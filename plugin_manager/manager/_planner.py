@@ -24,7 +24,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Step
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
-from plugin_manager.store import Active, Generation, Needed, SpacePlan, Store
+from plugin_manager.store import Active, Generation, Housekeeping, Needed, SpacePlan, Store
 from plugin_manager.trust import BundleTarget, Trust, Update, Vouching
 
 __all__ = ["Planner", "keep_chains", "vouched"]
@@ -59,13 +59,16 @@ class Planner:
     def __init__(
         self,
         store: Store,
+        housekeeping: Housekeeping,
         trust: Trust,
         host: Host,
+        *,
         fetch_head: Callable[[BundleTarget], bytes],
         now: Callable[[], datetime],
     ) -> None:
         self._now = now
         self._store = store
+        self._housekeeping = housekeeping
         self._trust = trust
         self._host = host
         self._fetch_head = fetch_head
@@ -172,7 +175,7 @@ class Planner:
             with suppress(CorruptError, InvalidInputError):
                 head = heads.pop(plugin, None) or self._store.head(one.digest)
                 waiting += [requirement.plugin for requirement in head.manifest.requirements]
-        return self._store.plan_space(plan.needed.write_bytes, protected, self._now())
+        return self._housekeeping.plan_space(plan.needed.write_bytes, protected, self._now())
 
     def _resolve(
         self,

@@ -2,10 +2,11 @@
 
 from plugin_manager.store._garbage import Garbage, disk_bytes
 from plugin_manager.store._generations import Active, Change, Generation, Record
+from plugin_manager.store._housekeeping import Housekeeping, Storage
 from plugin_manager.store._lease import Lease
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
-from plugin_manager.store._store import Storage, Store
+from plugin_manager.store._store import Store
 from plugin_manager.store._verify import (
     Damage,
     Fault,
@@ -22,6 +23,7 @@ __all__ = [
     "Fault",
     "Garbage",
     "Generation",
+    "Housekeeping",
     "Kept",
     "Lease",
     "Needed",

@@ -14,11 +14,7 @@ from typing import Any
 
 import pytest
 
-from plugin_manager import PluginManager
-from plugin_manager.cli._client import planned_and_done
-from plugin_manager.cli._output import EXIT_CODES, Session, change_text, shortened, table
-from plugin_manager.errors import RefusedError
-from plugin_manager.manager import Plan
+from plugin_manager.cli._output import EXIT_CODES, change_text, shortened, table
 from plugin_manager.model import Digest, PluginName, Release, parse_version
 from plugin_manager.store import Active, Change
 from tests.cli.test_client import Command
@@ -415,6 +411,34 @@ def test_an_install_tells_what_it_needs_and_evicts_before_it_fetches(
     assert pluginctl.json("list")[-1]["plugin"] == "globex/large"
 
 
+def test_a_repair_that_has_to_evict_says_so_first(pluginctl: Command, large: World) -> None:
+    pluginctl("evict", "1kB")
+    pluginctl("evict", "300kB")
+    assert [one["plugin"] for one in pluginctl.json("storage")["evicted"]] == ["acme/maps"]
+    bound = "--max-store", "1.2MB"
+    done = pluginctl(*bound, "repair", "acme/maps").stdout
+    assert done.startswith("space: needs ")
+    assert done.index("evicts acme/tiles 1.0") < done.index("fetched acme/maps 1.1")
+    assert "space:" not in pluginctl("repair", "acme/maps").stdout, "control: nothing to fetch"
+
+
+def test_what_was_evicted_has_no_path_and_is_shown_as_such(pluginctl: Command) -> None:
+    assert Path(pluginctl("path", "acme/maps").stdout.strip()).is_dir()
+    pluginctl("evict", "1kB")
+    pluginctl("evict", "300kB")
+    assert "repair acme/maps" in pluginctl.fails("evicted", "path", "acme/maps")["remedy"]
+    shown = pluginctl("show", "acme/maps").stdout
+    assert re.search(r"^files +\d+, .*, not on this disk: the next load fetches them$", shown, re.M)
+    assert pluginctl.json("show", "acme/maps")["path"] is None
+
+
+def test_verify_all_names_every_release_on_this_disk(pluginctl: Command) -> None:
+    plain = pluginctl("verify").stdout.splitlines()
+    assert plain == ["acme/maps 1.1: good", "acme/tiles 1.1: good", "globex/icons 1.1: good"]
+    every = pluginctl("verify", "--all").stdout.splitlines()
+    assert every == [*plain, "acme/maps 1.0: good", "acme/tiles 1.0: good"]
+
+
 def test_an_install_that_fits_does_not_talk_of_space(pluginctl: Command, large: World) -> None:
     assert "space: needs" in pluginctl("install", "globex/large", "--dry-run").stdout
     assert "space:" not in pluginctl("install", "globex/large").stdout
@@ -442,28 +466,6 @@ def test_what_cannot_fit_is_refused_with_the_plan_in_numbers(
     assert after == held
     larger = pluginctl("--max-store", "3MB", "install", "globex/large")
     assert "install globex/large" in larger.stdout, "control: it was the budget"
-
-
-@pytest.mark.parametrize(("interruptions", "plans"), [(0, 1), (1, 2), (99, 3)])
-def test_a_change_between_planning_and_doing_is_planned_again(
-    pluginctl: Command, large: World, interruptions: int, plans: int
-) -> None:
-    manager, other = large.manager(), large.manager()
-    made: list[Plan] = []
-
-    def plan(manager: PluginManager) -> Plan:
-        made.append(manager.plan_install("globex/large"))
-        if len(made) <= interruptions:
-            (other.hold if len(made) % 2 else other.unhold)("acme/maps")
-        return made[-1]
-
-    session = Session(as_json=True)
-    done = planned_and_done(session, manager, plan, lambda m: m.install("globex/large"))
-    assert [step.kind for step in done.steps] == ["install"]
-    assert pluginctl.json("list")[-1]["plugin"] == "globex/large"
-    assert len(made) == plans
-    with pytest.raises(RefusedError):  # control: what is planned too early is refused
-        manager.apply(made[0])
 
 
 # --- words ---------------------------------------------------------------------------------------

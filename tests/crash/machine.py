@@ -43,11 +43,13 @@ from plugin_manager.model import PluginName, bytecode_tag
 from plugin_manager.settings import Limits
 from plugin_manager.store import (
     Active,
+    Housekeeping,
     Kept,
     Lease,
     Resident,
     Staging,
     Store,
+    _housekeeping,
     _residents,
     _space,
     _store,
@@ -315,7 +317,8 @@ class Machine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
     def open(self) -> None:
-        self.store = Store(self.directory / "store", self.model.limits)
+        self.store = Store(self.directory / "store")
+        self.housekeeping = Housekeeping(self.store, self.model.limits)
 
     def tick(self) -> int:
         self.seconds += 1
@@ -475,7 +478,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         """What the store says that it holds."""
-        storage, model = self.store.storage(self.now), self.model
+        storage, model = self.housekeeping.storage(self.now), self.model
         assert storage.release_bytes == distinct_bytes(model.disk)
         assert [key_of(one) for one in storage.order] == model.order()
         assert {key_of(one): one.kept for one in storage.residents} == {
@@ -491,19 +494,20 @@ class Machine(RuleBasedStateMachine):
 
     @rule(wanted=bytes_wanted)
     def evict(self, wanted: int) -> None:
-        chosen, freed = self.store.plan_eviction(wanted, self.now)
+        chosen, freed = self.housekeeping.plan_eviction(wanted, self.now)
         expected, expected_freed = self.model.victims(wanted, self.leased)
         assert ([key_of(one) for one in chosen], freed) == (expected, expected_freed)
         with self.store.writing():
-            assert self.store.evict(chosen) == chosen
+            assert self.housekeeping.evict(chosen) == chosen
         self.model.disk -= set(expected)
 
     @rule()
     def evict_what_is_leased(self) -> None:
         """Another process may have loaded it since the plan."""
-        residents = [one for one in self.store.residents(self.now) if key_of(one) in self.leased]
+        residents = self.housekeeping.residents(self.now)
+        residents = [one for one in residents if key_of(one) in self.leased]
         with self.store.writing():
-            assert self.store.evict(residents) == []
+            assert self.housekeeping.evict(residents) == []
 
     @rule(
         wanted=bytes_wanted,
@@ -512,11 +516,11 @@ class Machine(RuleBasedStateMachine):
     )
     def plan_space(self, wanted: int, budget: int, protected: set[Key]) -> None:
         limits = evolve(self.model.limits, max_store_bytes=budget)
-        store = Store(self.store.directory, limits)
-        if not store.directory.exists():
+        housekeeping = Housekeeping(self.store, limits)
+        if not self.store.directory.exists():
             return
-        plan = store.plan_space(wanted, {active(key).digest for key in protected}, self.now)
-        storage = store.storage(self.now)
+        plan = housekeeping.plan_space(wanted, {active(key).digest for key in protected}, self.now)
+        storage = housekeeping.storage(self.now)
         assert plan.used_bytes == storage.used_bytes
         assert plan.needed_bytes == int(wanted * 1.2)
         shortage = plan.needed_bytes + plan.used_bytes - budget
@@ -529,8 +533,8 @@ class Machine(RuleBasedStateMachine):
     def collect(self, *, unfinished: bool) -> None:
         before = set(self.model.disk)
         with self.store.writing():
-            planned, _ = self.store.plan_cleanup(self.now, unfinished=unfinished)
-            gone = self.store.collect(self.now, unfinished=unfinished)
+            planned, _ = self.housekeeping.plan_cleanup(self.now, unfinished=unfinished)
+            gone = self.housekeeping.collect(self.now, unfinished=unfinished)
         assert {one.name for one in gone} <= {one.name for one in planned}
         self.model.collect(self.leased, unfinished=unfinished)
         removed = {self.store.directory / one.name for one in gone}
@@ -584,7 +588,7 @@ class Machine(RuleBasedStateMachine):
         store, older = self.store, sorted(self.model.steps)[:-1]
         number = older[pick % len(older)]
         (store.directory / f"generations/{number}.json").write_bytes(b"x")
-        found = {one.kind for one in store.plan_cleanup(self.now)[0]}
+        found = {one.kind for one in Housekeeping(store).plan_cleanup(self.now)[0]}
         assert not found & {"garbage", "manifest"}
         with store.writing():
             assert store.mend_generations() == [f"generations/{number}.json"]
@@ -698,7 +702,7 @@ CONTROLS = [
     Control("eviction goes by the clock", _by_the_clock),
     Control(
         "eviction ignores leases",
-        lambda: mock.patch.object(_store, "_is_leased", return_value=False),
+        lambda: mock.patch.object(_housekeeping, "_is_leased", return_value=False),
     ),
 ]
 

@@ -174,12 +174,11 @@ def observe(manager: PluginManager) -> State:
             [step] = manager.plan_rollback(plugin).steps
             if step.after and not step.bundle_path:  # otherwise it was evicted, and is fetched
                 earlier[str(plugin)] = str(step.after.release.version)
+    evicted = manager.evicted()
     return State(
         number=max((generation.number for generation in manager.history()), default=0),
         active={str(a.release.plugin): (str(a.release.version), a.held) for a in installed},
-        present=frozenset(
-            str(a.release.plugin) for a in installed if manager.path(a.release.plugin).is_dir()
-        ),
+        present=frozenset(str(a.release.plugin) for a in installed if a not in evicted),
         earlier=earlier,
     )
 

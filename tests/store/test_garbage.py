@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from plugin_manager.settings import Limits
-from plugin_manager.store import Active, Garbage, Kept, Store, disk_bytes
+from plugin_manager.store import Active, Garbage, Housekeeping, Kept, Store, disk_bytes
 from tests.bundles import make_bundle
 from tests.store.test_store import FILES, activate, bring
 from tests.world import snapshot
@@ -24,9 +24,13 @@ LATER = NOW + timedelta(days=8)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store", Limits(keep_generations=3))
+    store = Store(tmp_path / "store")
     with store.writing():
         yield store
+
+
+def housekeeping(store: Store) -> Housekeeping:
+    return Housekeeping(store, Limits(keep_generations=3))
 
 
 def install(store: Store, *releases: str) -> list[Active]:
@@ -58,20 +62,20 @@ def directory(store: Store, active: Active) -> Path:
 
 def test_of_an_upgraded_plugin_the_last_two_releases_stay(store: Store) -> None:
     first, second, third = install(store, "acme/a 1.0", "acme/a 2.0", "acme/a 3.0")
-    planned = store.plan_cleanup(NOW)[0]
-    assert store.collect(NOW) == planned
+    planned = housekeeping(store).plan_cleanup(NOW)[0]
+    assert housekeeping(store).collect(NOW) == planned
     assert [one.kind for one in planned] == ["garbage"]
     assert not directory(store, first).exists()
     assert directory(store, second).is_dir()
     assert directory(store, third).is_dir()
-    assert store.collect(NOW) == [], "once is enough"
+    assert housekeeping(store).collect(NOW) == [], "once is enough"
 
 
 def test_a_plan_removes_nothing(store: Store) -> None:
     install(store, *(f"acme/a {version}.0" for version in range(1, 8)))
     interrupt(store, "acme/b 1.0")
     before = snapshot(store.directory)
-    assert {one.kind for one in store.plan_cleanup(LATER, unfinished=True)[0]} >= {
+    assert {one.kind for one in housekeeping(store).plan_cleanup(LATER, unfinished=True)[0]} >= {
         "generation",
         "garbage",
         "download",
@@ -81,7 +85,7 @@ def test_a_plan_removes_nothing(store: Store) -> None:
 
 def test_generations_go_before_the_manifests_that_only_they_name(store: Store) -> None:
     actives = install(store, *(f"acme/a {version}.0" for version in range(1, 8)))
-    found = store.collect(NOW)
+    found = housekeeping(store).collect(NOW)
     order = [one.kind for one in found]
     assert order.index("manifest") > order.index("generation")
     assert order.index("garbage") > order.index("manifest")
@@ -94,12 +98,14 @@ def test_generations_go_before_the_manifests_that_only_they_name(store: Store) -
 
 def test_what_was_staged_is_kept_for_a_week_since_its_last_byte(store: Store) -> None:
     staged = interrupt(store, "acme/a 1.0")
-    assert store.collect(NOW) == []
-    assert kinds(store.plan_cleanup(LATER)[0]) == [("download", "staging")]
+    assert housekeeping(store).collect(NOW) == []
+    assert kinds(housekeeping(store).plan_cleanup(LATER)[0]) == [("download", "staging")]
     os.utime(staged, (LATER.timestamp(), LATER.timestamp()))
-    assert store.plan_cleanup(LATER)[0] == []
-    assert kinds(store.plan_cleanup(LATER, unfinished=True)[0]) == [("download", "staging")]
-    store.collect(NOW, unfinished=True)
+    assert housekeeping(store).plan_cleanup(LATER)[0] == []
+    assert kinds(housekeeping(store).plan_cleanup(LATER, unfinished=True)[0]) == [
+        ("download", "staging")
+    ]
+    housekeeping(store).collect(NOW, unfinished=True)
     assert not staged.exists()
 
 
@@ -107,11 +113,14 @@ def test_a_release_that_was_placed_but_never_active_is_kept_for_the_next_attempt
     store: Store,
 ) -> None:
     active, *_ = bring(store, make_bundle("acme/a 1.0", FILES))
-    assert store.collect(NOW) == []
-    [resident] = store.residents(NOW)
+    assert housekeeping(store).collect(NOW) == []
+    [resident] = housekeeping(store).residents(NOW)
     assert resident.kept is Kept.UNFINISHED
     assert (store.directory / "manifests" / active.digest).exists()
-    assert [one.kind for one in store.collect(NOW, unfinished=True)] == ["manifest", "unfinished"]
+    assert [one.kind for one in housekeeping(store).collect(NOW, unfinished=True)] == [
+        "manifest",
+        "unfinished",
+    ]
     assert not directory(store, active).exists()
 
 
@@ -127,7 +136,7 @@ def test_temporary_files_go_wherever_they_lie_and_nothing_else_does(store: Store
     inside.write_text("mine")
     mine = store.directory / "manifests/notes.txt"
     mine.write_text("mine")
-    found = store.collect(NOW)
+    found = housekeeping(store).collect(NOW)
     assert {one.kind for one in found} == {"temporary"}
     assert len(found) == 7
     assert set(store.directory.rglob(".tmp-*")) == {
@@ -143,7 +152,7 @@ def test_links_are_removed_and_never_followed(store: Store, tmp_path: Path) -> N
         (store.directory / place).symlink_to(tmp_path / "home")
     active, *_ = install(store, "acme/a 1.0", "acme/a 2.0", "acme/a 3.0")
     (directory(store, active) / "link").symlink_to(tmp_path / "home")
-    store.collect(LATER, unfinished=True)
+    housekeeping(store).collect(LATER, unfinished=True)
     assert not directory(store, active).exists()
     assert list((store.directory / "staging").iterdir()) == []
     assert (tmp_path / "home/thesis").read_text() == "precious"
@@ -152,9 +161,9 @@ def test_links_are_removed_and_never_followed(store: Store, tmp_path: Path) -> N
 def test_what_is_loaded_stays_with_its_manifest_until_it_is_not(store: Store) -> None:
     active, *_ = bring(store, make_bundle("acme/a 1.0", FILES))
     with store.lease(active):
-        assert store.collect(NOW, unfinished=True) == []
+        assert housekeeping(store).collect(NOW, unfinished=True) == []
         assert store.head(active.digest)
-    assert len(store.collect(NOW, unfinished=True)) == 2
+    assert len(housekeeping(store).collect(NOW, unfinished=True)) == 2
 
 
 def test_interrupted_while_removing_a_release_the_next_one_finishes(
@@ -169,11 +178,11 @@ def test_interrupted_while_removing_a_release_the_next_one_finishes(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", die)
         with pytest.raises(InterruptedError):
-            store.collect(NOW)
+            housekeeping(store).collect(NOW)
     assert not directory(store, active).exists(), "never there in part"
-    assert [one.kind for one in store.collect(NOW)] == ["temporary"]
+    assert [one.kind for one in housekeeping(store).collect(NOW)] == ["temporary"]
     assert list((store.directory / "staging").iterdir()) == []
-    assert store.collect(NOW) == []
+    assert housekeeping(store).collect(NOW) == []
 
 
 def test_control_removing_in_place_would_leave_a_release_in_part(
@@ -190,7 +199,7 @@ def test_control_removing_in_place_would_leave_a_release_in_part(
 
 def test_empty_directories_of_plugins_and_publishers_go_too(store: Store) -> None:
     [active] = install(store, "acme/a 1.0")
-    store.evict(store.residents(NOW))
+    housekeeping(store).evict(housekeeping(store).residents(NOW))
     assert list((store.directory / "releases").iterdir()) == []
     assert store.current().active[active.release.plugin] == active
 
@@ -198,9 +207,9 @@ def test_empty_directories_of_plugins_and_publishers_go_too(store: Store) -> Non
 def test_of_damaged_records_no_release_and_no_manifest_is_garbage(store: Store) -> None:
     install(store, "acme/a 1.0", "acme/a 2.0", "acme/a 3.0")
     (store.directory / "generations/2.json").write_bytes(b"x")
-    assert store.collect(NOW) == []
+    assert housekeeping(store).collect(NOW) == []
     store.mend_generations()
-    assert len(store.residents(NOW)) == 3
+    assert len(housekeeping(store).residents(NOW)) == 3
 
 
 def test_disk_bytes_counts_blocks_and_follows_no_link(tmp_path: Path) -> None:
@@ -220,7 +229,9 @@ def test_a_lost_manifest_makes_nothing_garbage(store: Store, which: str) -> None
     previous, active = install(store, "acme/a 1.0", "acme/a 2.0")
     lost = active if which == "active" else previous
     (store.directory / "manifests" / lost.digest).unlink()
-    assert all(one.kind == "temporary" for one in store.collect(LATER, unfinished=True))
+    assert all(
+        one.kind == "temporary" for one in housekeeping(store).collect(LATER, unfinished=True)
+    )
     assert directory(store, active).exists()
     assert directory(store, previous).exists()
 
@@ -241,6 +252,6 @@ def test_what_cannot_be_removed_keeps_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", stuck)
         with pytest.raises(OSError, match="busy"):
-            store.collect(NOW)
+            housekeeping(store).collect(NOW)
     left = sorted(path.name for path in (store.directory / "manifests").glob(".tmp-*"))
     assert left == [names[1]]

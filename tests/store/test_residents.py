@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plugin_manager.settings import Limits
-from plugin_manager.store import Active, Kept, Store
+from plugin_manager.store import Active, Housekeeping, Kept, Store
 from tests.bundles import make_bundle
 from tests.store.test_store import FILES, activate, bring
 
@@ -19,7 +19,7 @@ LATER = NOW + timedelta(days=8)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "store", Limits(keep_previous=1))
+    store = Store(tmp_path / "store")
     with store.writing():
         yield store
 
@@ -36,7 +36,7 @@ def install(store: Store, *releases: str) -> list[Active]:
 
 
 def kept(store: Store, now: datetime = NOW) -> dict[str, Kept]:
-    return {str(one.release): one.kept for one in store.residents(now)}
+    return {str(one.release): one.kept for one in Housekeeping(store).residents(now)}
 
 
 def test_of_each_plugin_the_active_and_what_was_active_before(store: Store) -> None:
@@ -67,9 +67,10 @@ def test_what_was_uninstalled_stays_until_the_next_change(store: Store) -> None:
 
 
 def test_what_the_last_change_replaced_stays_even_with_no_previous_kept(store: Store) -> None:
-    store.limits = Limits(keep_previous=0)
     install(store, "acme/a 1.0", "acme/a 2.0")
-    assert kept(store)["acme/a 1.0"] is Kept.UNDO
+    none_kept = Housekeeping(store, Limits(keep_previous=0))
+    [first, _] = none_kept.residents(NOW)
+    assert first.kept is Kept.UNDO
 
 
 def test_what_never_became_active_is_unfinished_for_a_week(store: Store) -> None:
@@ -80,7 +81,9 @@ def test_what_never_became_active_is_unfinished_for_a_week(store: Store) -> None
 
 def test_an_evicted_previous_release_does_not_push_out_the_one_before_it(store: Store) -> None:
     _, second, _ = install(store, "acme/a 1.0", "acme/a 2.0", "acme/a 3.0")
-    store.evict([one for one in store.residents(NOW) if one.digest == second.digest])
+    Housekeeping(store).evict(
+        [one for one in Housekeeping(store).residents(NOW) if one.digest == second.digest]
+    )
     assert kept(store)["acme/a 1.0"] is Kept.PREVIOUS
 
 
@@ -105,7 +108,7 @@ def test_all_releases_of_a_pinned_plugin_are_pinned(store: Store) -> None:
     *_, last = install(store, "acme/b 1.0", "acme/a 1.0", "acme/a 2.0")
     pinned = Active(last.release, last.digest, pinned=True)
     store.activate({last.release.plugin: pinned}, "pin", NOW)
-    assert {str(one.release) for one in store.residents(NOW) if one.pinned} == {
+    assert {str(one.release) for one in Housekeeping(store).residents(NOW) if one.pinned} == {
         "acme/a 1.0",
         "acme/a 2.0",
     }
@@ -130,12 +133,12 @@ def test_what_no_manifest_tells_of_is_measured_and_goes_when_it_is_old(store: St
     stray.mkdir(parents=True)
     (stray / "one").write_bytes(b"x" * 5000)
     (stray / "same").hardlink_to(stray / "one")
-    [resident] = store.residents(NOW)
+    [resident] = Housekeeping(store).residents(NOW)
     assert resident.digest is None
     assert str(resident.release.version) == "1.5"
     assert resident.total_bytes == 4096 + 8192, "the directory and one file, linked twice"
     assert resident.kept is Kept.UNFINISHED
-    assert [one.name for one in store.collect(LATER)] == [f"releases/acme/a/{name}"]
+    assert [one.name for one in Housekeeping(store).collect(LATER)] == [f"releases/acme/a/{name}"]
     assert not stray.exists()
 
 
@@ -146,6 +149,6 @@ def test_what_is_not_named_as_a_release_is_somebodys_own(store: Store, name: str
     own = store.directory / "releases/acme/a" / name
     own.mkdir(parents=True)
     (own / "thesis").write_text("precious")
-    assert store.residents(NOW) == []
-    assert store.collect(LATER, unfinished=True) == []
+    assert Housekeeping(store).residents(NOW) == []
+    assert Housekeeping(store).collect(LATER, unfinished=True) == []
     assert (own / "thesis").read_text() == "precious"

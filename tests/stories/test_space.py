@@ -23,13 +23,16 @@ from plugin_manager.errors import (
     BlockedError,
     CorruptError,
     EvictedError,
+    InvalidInputError,
+    NetworkError,
     NoSpaceError,
     NotFoundError,
+    PluginManagerError,
     RefusedError,
     StoreAccessError,
 )
 from plugin_manager.manager import Cleanup, PluginManager
-from plugin_manager.store import Kept
+from plugin_manager.store import Kept, SpacePlan
 from plugin_manager.trust import Expiry
 from tests.disks import small_disk
 from tests.world import World, snapshot
@@ -544,6 +547,27 @@ def test_a_plugin_of_the_user_may_require_one_of_the_system_store(world: World) 
         assert load(user, "acme/top") == "2.0"
 
 
+@pytest.mark.parametrize("damaged", [True, False])
+def test_errors_of_the_system_store_say_what_to_do_there(world: World, damaged: bool) -> None:
+    with world.online():
+        owner = world.manager("system")
+        publish(world, "acme/a 1.0")
+        owner.install("acme/a")
+        if damaged:
+            damage(owner, "a/data.bin")
+        else:
+            owner.evict(SIZE)
+        user = world.manager(environment={"PLUGINCTL_SYSTEM_STORE": str(owner.settings.store)})
+        with pytest.raises(CorruptError if damaged else EvictedError) as caught:
+            user.load("acme/a")
+        command = f"pluginctl --store {owner.settings.store} repair acme/a"
+        assert command in caught.value.remedy
+        with pytest.raises(PluginManagerError) as own:  # control: one's own is mended without it
+            with_settings(world, owner, repository="").load("acme/a")
+        assert "repair acme/a" in own.value.remedy
+        assert "--store" not in own.value.remedy
+
+
 # --- damage met by a load ------------------------------------------------------------------------
 
 
@@ -595,6 +619,58 @@ def test_healing_fetches_only_the_damage_and_fails_offline_with_the_damages_name
         damage(manager, "a/data.bin")
     with pytest.raises(CorruptError, match=r"data\.bin"):
         load(with_settings(world, healing, repository="http://127.0.0.1:9/"), "acme/a")
+
+
+# --- saying it first -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["install", "repair", "load"])
+def test_what_has_to_go_is_told_before_it_goes_and_before_a_byte_is_fetched(
+    world: World, how: str
+) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0")
+        manager.evict(SIZE)
+        publish(world, "acme/b 1.0")
+        manager.install("acme/b")
+        assert on_disk(manager) == {"acme/b 1.0"}
+        told: list[tuple[SpacePlan, set[str], int]] = []
+        world.fetched()
+
+        def tell(space: SpacePlan) -> None:
+            told.append((space, on_disk(manager), world.fetched()))
+
+        budget = manager.used + SIZE // 2
+        limits = evolve(manager.settings.limits, max_store_bytes=budget)
+        settings = evolve(manager.settings, limits=limits)
+        bounded = PluginManager(settings, now=world.clock, making_room=tell)
+        match how:
+            case "install":
+                bounded.install("acme/a")
+            case "repair":
+                bounded.repair("acme/a")
+            case "load":
+                assert load(bounded, "acme/a") == "1.0"
+        assert on_disk(manager) == {"acme/a 1.0"}
+        [(space, before, fetched)] = told
+        assert [str(one.release) for one in space.evict] == ["acme/b 1.0"]
+        assert space.needed_bytes >= SIZE
+        assert before == {"acme/b 1.0"}, "nothing had gone yet"
+        assert fetched < SIZE // 4, "metadata at most"
+        assert world.fetched() >= SIZE, "control: the rest came afterwards"
+
+
+def test_nothing_is_evicted_for_a_fetch_that_cannot_begin(world: World) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0")
+        manager.evict(SIZE)
+        publish(world, "acme/b 1.0")
+        manager.install("acme/b")
+    limits = evolve(manager.settings.limits, max_store_bytes=manager.used + SIZE // 2)
+    bounded = with_settings(world, manager, limits=limits)
+    with pytest.raises(NetworkError):
+        bounded.repair("acme/a")
+    assert on_disk(manager) == {"acme/b 1.0"}
 
 
 # --- what is kept to go back to ------------------------------------------------------------------
@@ -1013,3 +1089,51 @@ def test_what_only_looks_tells_of_a_damaged_previous_release_too(world: World) -
         ]
         manager.repair("acme/a")
         assert len(manager.verify().releases) == 1
+
+
+def test_verifying_every_release_names_also_the_good_and_those_that_nothing_needs(
+    world: World,
+) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0", "acme/a 2.0", "acme/b 1.0")
+        manager.uninstall("acme/b")
+    directory = world.directory / "store/releases/acme"
+    [uninstalled] = (directory / "b").iterdir()
+    (uninstalled / "b/data.bin").write_bytes(b"x" * SIZE)
+    (uninstalled / "foreign").write_bytes(b"x")
+    (directory / "c/1.0-0123456789abcdef").mkdir(parents=True)
+    assert manager.verify().good, "what is not active, and no previous release, is not looked at"
+    report = manager.verify(every_release=True)
+    assert not report.good
+    found = {str(one.active.release): one for one in report.releases}
+    assert list(found) == ["acme/a 2.0", "acme/a 1.0", "acme/b 1.0"]
+    assert found["acme/a 1.0"].good
+    assert {(str(f.path), f.damage.value) for f in found["acme/b 1.0"].faults} == {
+        ("b/data.bin", "damaged"),
+        ("foreign", "foreign"),
+    }
+    [sentence] = report.records
+    assert sentence.startswith("releases/acme/c/1.0-0123456789abcdef: no manifest")
+    one = manager.verify("acme/a", every_release=True)
+    assert one.good
+    assert len(one.releases) == 2
+
+
+@pytest.mark.parametrize("wanted", [float("nan"), 1.5, "10MB", -1, None])
+def test_an_eviction_of_no_number_of_bytes_is_refused(world: World, wanted: Any) -> None:
+    with world.online():
+        manager = installed(world, "acme/a 1.0")
+    for ask in (manager.evict, manager.plan_evict):
+        with pytest.raises(InvalidInputError, match="not a number of bytes"):
+            ask(wanted)
+    assert on_disk(manager) == {"acme/a 1.0"}
+
+
+def test_limits_can_be_given_when_opening(world: World) -> None:
+    manager = PluginManager.open(
+        world.directory / "store", min_free_bytes=5, keep_previous=3, max_store_bytes=7
+    )
+    limits = manager.settings.limits
+    assert (limits.min_free_bytes, limits.keep_previous, limits.max_store_bytes) == (5, 3, 7)
+    with pytest.raises(InvalidInputError, match="KEEP_PREVIOUS"):
+        PluginManager.open(world.directory / "store", keep_previous=-1)
