@@ -24,9 +24,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 from attrs import define, evolve, field, frozen
 
@@ -38,9 +40,19 @@ from plugin_manager.loader import LoadedPlugin
 from plugin_manager.loader import load as load_release
 from plugin_manager.manager import _loading
 from plugin_manager.manifest import render as render_manifest
+from plugin_manager.model import bytecode_tag
 from plugin_manager.publishing import serve
 from plugin_manager.settings import Settings
-from plugin_manager.store import Active, Record, Store, _generations, _verify
+from plugin_manager.store import (
+    Active,
+    Housekeeping,
+    Record,
+    Store,
+    _contents,
+    _generations,
+    _verify,
+)
+from plugin_manager.store._contents import Contents, contents_of
 from plugin_manager.trust import Vouching, _judge, _sets
 from tests.crash.scenario import copy_store, in_child
 from tests.world import World
@@ -68,6 +80,7 @@ class Release:
     files: Mapping[str, bytes]
     place: str
     """Its directory, below the store's."""
+    contents: Contents
 
 
 @frozen
@@ -111,8 +124,9 @@ def _release(manager: PluginManager) -> Release:
     with manager.load(PLUGIN) as plugin:
         files = {path: plugin.read(path) for path in plugin.files}
         manifest = render_manifest(plugin.manifest)
+        contents = contents_of(plugin.manifest, bytecode_tag())
     place = manager.path(PLUGIN).relative_to(manager.settings.store).as_posix()
-    return Release(manager.installed()[0], manifest, files, place)
+    return Release(manager.installed()[0], manifest, files, place, contents)
 
 
 @contextmanager
@@ -230,9 +244,17 @@ def storage(manager: PluginManager, truth: Truth) -> None:
     )
 
 
+def sizes(_: PluginManager, truth: Truth) -> None:
+    """What each release holds, whatever the index says."""
+    residents = Housekeeping(Store(truth.store)).residents(datetime.now(UTC))
+    found = {one.digest: one.contents for one in residents}
+    right = {one.active.digest: one.contents for one in (truth.current, truth.previous)}
+    _expect("contents", found, right)
+
+
 Operation = Callable[[PluginManager, Truth], None]
 OPERATIONS: dict[str, Operation] = {
-    function.__name__: function for function in (load, verify, history, rollback, storage)
+    function.__name__: function for function in (load, verify, history, rollback, storage, sizes)
 }
 
 # The right refusals. NotFoundError, say, would tell a host that a plugin is not installed.
@@ -264,8 +286,10 @@ def readers(truth: Truth) -> dict[str, list[str]]:
     top = f"{truth.store}{os.sep}"
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event in {"open", "sqlite3.connect"} and str(arguments[0]).startswith(top):
-            now.add(str(arguments[0]).removeprefix(top))
+        if event in {"open", "sqlite3.connect"}:
+            path = unquote(str(arguments[0]).removeprefix("file:").partition("?")[0])
+            if path.startswith(top):
+                now.add(path.removeprefix(top))
 
     sys.addaudithook(hook)  # for the life of the process: call this in a child
     for name, operation in OPERATIONS.items():
@@ -547,11 +571,17 @@ def plans_of(truth: Truth, every: int, repair_every: int) -> list[Plan]:
     plans = []
     for file, operations in in_child(lambda: readers(truth)).items():
         always = file == "current" or file.startswith("generations/")
+        if "sizes" in operations and file.startswith(f"{INDEX}/"):
+            # All else that reads the index goes this way, and takes ten times as long.
+            plans.append(Plan(file, ("sizes",), every=every, torn_every=max(1, every // 8)))
+            every_whole = every * 16
+        else:
+            every_whole = every
         plans.append(
             Plan(
                 file,
                 tuple(operations),
-                every=every,
+                every=every_whole,
                 torn_every=max(1, every // 8),
                 repair_every=max(1, repair_every // 10)
                 if always and repair_every
@@ -595,6 +625,11 @@ def believe_generations() -> None:
     _generations.blake3 = lambda _: SimpleNamespace(hexdigest=_Agrees)
 
 
+def believe_index() -> None:
+    """The index's rows are taken as they lie there."""
+    _contents.blake3 = lambda _: SimpleNamespace(digest=lambda _: _Agrees())
+
+
 def believe_metadata() -> None:
     """Neither the local digests nor the signed ones of the metadata are compared."""
     _sets.hashlib = SimpleNamespace(sha256=lambda _: SimpleNamespace(hexdigest=_Agrees))
@@ -608,6 +643,7 @@ def controls(truth: Truth) -> dict[str, Plan]:
         believe_payload: (f"{current.place}/tiny/data.txt", "load"),
         believe_heads: (f"manifests/{current.active.digest}", "load"),
         believe_generations: ("current", "history"),
+        believe_index: (f"{INDEX}/cache.db", "sizes"),
         believe_metadata: (_newest_set(truth) + "/catalogues/acme/tiny.json", "load"),
     }
     return {
