@@ -125,6 +125,12 @@ class NetworkError(PluginManagerError):
         self.status = status
 
 
+class CancelledError(PluginManagerError):
+    """Somebody asked for it to stop; what had arrived is kept for another time."""
+
+    family = "cancelled"
+
+
 class LockedError(PluginManagerError):
     """Another process holds the lock for longer than the caller wished to wait."""
 

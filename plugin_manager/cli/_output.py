@@ -52,6 +52,7 @@ EXIT_CODES = {
     "store": 14,
     "no-space": 15,
     "evicted": 16,
+    "cancelled": 17,
 }
 
 

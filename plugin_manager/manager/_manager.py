@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
@@ -30,7 +30,14 @@ from plugin_manager.errors import (
     RefusedError,
 )
 from plugin_manager.manager._plan import Cleanup, Plan, Progress, Step
-from plugin_manager.model import Host, PluginName, PluginRequirement, parse_version, size_text
+from plugin_manager.model import (
+    Host,
+    PluginName,
+    PluginRequirement,
+    Release,
+    parse_version,
+    size_text,
+)
 from plugin_manager.settings import Settings, from_environment
 from plugin_manager.store import (
     Active,
@@ -387,11 +394,7 @@ class PluginManager:
                 )
             self._check(plan)
             plan = self._make_room(plan)
-            done, total = 0, plan.needed.fetch_bytes
-            staged: list[Staging] = []
-            for step in plan.steps:
-                if step.bundle_path:
-                    done += self._bring(step, staged, done, total)
+            staged = self._bring(step for step in plan.steps if step.bundle_path)
             self._store.place(staged)
             self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
             changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
@@ -446,55 +449,64 @@ class PluginManager:
         except (PluginManagerError, OSError) as error:
             _log.warning("garbage was not collected: %s", error)
 
-    def _bring(self, step: Step, staged: list[Staging], done: int, total: int) -> int:
-        """See that the step's release is on disk, or in `staged`; returns the bytes fetched."""
-        assert step.after is not None
-        assert step.head is not None
-        manifest, store = step.head.manifest, self._store
-        files = manifest.files_for(self.host.bytecode_tag)
-        if not store.has(step.after):
-            staging, fetched = self._assemble(step.head, files, step.bundle_path, done, total)
-            staged.append(staging)
-            return fetched
-        damaged = {fault.path for fault in store.faults(step.after, manifest, "")}
-        files = [file for file in files if file.path in damaged]
-        if not files:
-            return 0
-        staging, fetched = self._assemble(step.head, files, step.bundle_path, done, total)
-        store.replace(staging)
-        return fetched
+    def _bring(self, steps: Iterable[Step]) -> list[Staging]:
+        """See that the steps' releases are on disk and whole; those to be placed are returned."""
+        placing, mending = [], []
+        for step in steps:
+            assert step.after is not None
+            assert step.head is not None
+            manifest = step.head.manifest
+            files = manifest.files_for(self.host.bytecode_tag)
+            if not self._store.has(step.after):
+                placing.append((step.head, files, step.bundle_path))
+                continue
+            damaged = {fault.path for fault in self._store.faults(step.after, manifest, "")}
+            if files := [file for file in files if file.path in damaged]:
+                mending.append((step.head, files, step.bundle_path))
+        staged = self._assemble([*placing, *mending])
+        for staging in staged[len(placing) :]:
+            self._store.replace(staging)
+        return staged[: len(placing)]
 
-    def _assemble(
-        self, head: Head, files: Sequence[File], bundle_path: str, done: int = 0, total: int = 0
-    ) -> tuple[Staging, int]:
-        """`files` of a release, staged and complete, and how many bytes had to be fetched.
+    def _assemble(self, wanted: Iterable[tuple[Head, Sequence[File], str]]) -> list[Staging]:
+        """Files of releases, whose bundles are at these paths, staged and complete."""
+        with ExitStack() as open_stagings:
+            staged, lacking = [], []
+            for head, files, bundle_path in wanted:
+                staging = open_stagings.enter_context(self._store.staging(head, files))
+                staging.reuse()
+                staged.append(staging)
+                if spans := list(staging.spans()):
+                    lacking.append((staging, spans, bundle_path))
+            if lacking:
+                self._fetch_frames(lacking)
+        return staged
 
-        `done` and `total` are what the whole change has fetched so far, and will have.
-        """
-        with self._store.staging(head, files) as staging:
-            staging.reuse()
-            spans = list(staging.spans())
-            fetched = sum(stop - start for _, start, stop in spans)
-            if spans:
-                from plugin_manager.transfer import Span  # noqa: PLC0415 - as for `_transfer`
+    def _fetch_frames(
+        self, lacking: Sequence[tuple[Staging, Sequence[tuple[int, int, int]], str]]
+    ) -> None:
+        from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
 
-                total = max(total, done + fetched)
-                arrived = done
+        total = sum(stop - start for _, spans, _ in lacking for _, start, stop in spans)
+        arrived = 0
 
-                def progress(count: int) -> None:
-                    nonlocal arrived
-                    arrived += count
-                    release = head.manifest.release
-                    self.progress(Progress(release, min(arrived, total), total))
+        def progress(release: Release, count: int) -> None:
+            nonlocal arrived
+            arrived += count
+            self.progress(Progress(release, arrived, total))
 
-                self._transfer.run(
-                    self._bundle_url(bundle_path),
+        self._transfer.run(
+            [
+                Download(
+                    (self._bundle_url(bundle_path),),
                     [Span(*span) for span in spans],
+                    staging.head.bundle_length,
                     staging.accept,
-                    length=head.bundle_length,
-                    progress=progress,
+                    partial(progress, staging.head.manifest.release),
                 )
-        return staging, fetched
+                for staging, spans, bundle_path in lacking
+            ]
+        )
 
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
@@ -633,7 +645,7 @@ class PluginManager:
             active.release.plugin, None, active, head, bundle_path=bundle_path, needed=needed
         )
         self._make_room(Plan("repair", self._store.current().number, (step,)))
-        return self._assemble(head, files, bundle_path)[0]
+        return self._assemble([(head, files, bundle_path)])[0]
 
     # --- space ---------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 from blake3 import blake3
 
 from plugin_manager.durable import make_real_directories, remove_tree
@@ -119,12 +120,16 @@ def _lacking(path: Path, manifest: Manifest, file: File) -> list[Chunk]:
 
 @define
 class _Writer:
-    """Writes pieces of files, holding one descriptor open between pieces of the same file."""
+    """Writes pieces of files, holding one descriptor open between pieces of the same file.
+
+    For one thread; `made`, the directories known to be there, and `lock`, are its siblings' too.
+    """
 
     directory: Path
+    _made: set[Path]
+    _lock: threading.Lock
     _path: str = ""
     _descriptor: int = -1
-    _made: set[Path] = field(factory=set)
 
     def write(self, file: File, offset: int, data: memoryview | bytes) -> None:
         if self._path != file.path:
@@ -147,14 +152,18 @@ class _Writer:
 
     def make_parents(self, path: Path) -> None:
         """Make the directories that `path` needs, replacing what is not one."""
-        parent = path.parent
-        if parent in self._made or parent == self.directory:
-            return
-        self.make_parents(parent)
-        if parent.is_symlink() or not parent.is_dir():
-            parent.unlink(missing_ok=True)
-            parent.mkdir()
-        self._made.add(parent)
+        missing = []
+        for parent in path.parents:
+            if parent in self._made or parent == self.directory:
+                break
+            missing.append(parent)
+        if missing:
+            with self._lock:
+                for parent in reversed(missing):
+                    if parent.is_symlink() or not parent.is_dir():
+                        parent.unlink(missing_ok=True)
+                        parent.mkdir()
+                    self._made.add(parent)
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -165,8 +174,8 @@ class _Writer:
 class Staging:
     """A release (or some `files` of it) being assembled in `directory`.
 
-    First `reuse`, then `spans` says what to fetch, then each frame goes to `accept`, then
-    `finish`. Not for several threads.
+    First `reuse`, then `spans` says what to fetch, then each frame goes to `accept`, from any
+    thread, then `finish`.
     """
 
     def __init__(
@@ -176,10 +185,23 @@ class Staging:
         self.files = files
         self.directory = directory
         self._trees = trees
-        self._writer = _Writer(directory)
+        self._lock = threading.Lock()
+        self._made: set[Path] = set()
+        self._writers: list[_Writer] = []
+        self._of_thread = threading.local()
         # What is still missing: the places of each chunk, and from which frames they will come.
         self._places: dict[bytes, list[tuple[File, Chunk]]] = {}
         self._frames: dict[int, list[Chunk]] = {}
+
+    @property
+    def _writer(self) -> _Writer:
+        """The writer of the thread that asks."""
+        writer: _Writer | None = getattr(self._of_thread, "writer", None)
+        if writer is None:
+            writer = self._of_thread.writer = _Writer(self.directory, self._made, self._lock)
+            with self._lock:
+                self._writers.append(writer)
+        return writer
 
     def reuse(self) -> int:
         """Take what this disk already has; returns how many bytes that were.
@@ -213,7 +235,7 @@ class Staging:
                     if not places:
                         self._frames.setdefault(chunk.frame, []).append(chunk)
                     places.append((file, chunk))
-        self._writer.close()
+        self.close()
         return reused
 
     def _lacking_or_unlinked(self, path: Path, file: File) -> list[Chunk]:
@@ -255,8 +277,8 @@ class Staging:
     def accept(self, index: int, data: memoryview) -> None:
         """Take frame `index`, verify the wanted chunks in it, and write them to their places.
 
-        Raises CorruptError, having written nothing, where any of them differs from what was
-        signed.
+        Different frames may come from several threads at once. Raises CorruptError, having written
+        nothing, where any of them differs from what was signed.
         """
         from plugin_manager.bundle import decode_frame  # noqa: PLC0415 - zstandard; looking does without
 
@@ -267,9 +289,11 @@ class Staging:
         for chunk, piece in zip(wanted, pieces, strict=True):
             if blake3(piece).digest() != chunk.digest:
                 raise CorruptError(f"frame {index} holds what was not signed")
+        writer = self._writer
+        # No lock: no two threads have the same frame, and so none the same chunk.
         for chunk, piece in zip(wanted, pieces, strict=True):
             for file, place in self._places.pop(chunk.digest):
-                self._writer.write(file, place.offset, piece)
+                writer.write(file, place.offset, piece)
         del self._frames[index]
 
     def finish(self) -> list[Path]:
@@ -278,7 +302,7 @@ class Staging:
         Making them durable is for the caller, who may do it for several stagings at once.
         """
         assert not self._frames, "frames are missing"
-        self._writer.close()
+        self.close()
         paths = []
         for file in self.files:
             path = self.directory / file.path
@@ -289,7 +313,8 @@ class Staging:
 
     def close(self) -> None:
         """Let go of open files; what is staged stays for a later attempt."""
-        self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def _remove(path: Path) -> None:

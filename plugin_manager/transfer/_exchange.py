@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 
 from plugin_manager import __version__
 from plugin_manager.errors import InvalidInputError, NetworkError
+from plugin_manager.transfer._limit import RateLimit
 from plugin_manager.transfer._pace import Pace, PaceError, paced
 from plugin_manager.transfer._policy import Policy, TryAgainError
 
@@ -115,11 +116,11 @@ class Answer:
     def __init__(
         self,
         response: requests.Response,
-        pace: Pace,
+        client: Client,
         failing: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._response = response
-        self._pace = pace
+        self._client = client
         self._failing = failing
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -134,12 +135,15 @@ class Answer:
 
     def expect(self, most_bytes: int) -> None:
         """Say, before reading, how much of the body will be read at most."""
-        self._pace.begin_body(most_bytes)
+        self._client.pace.begin_body(most_bytes)
 
     def read(self, buffer: memoryview) -> int:
         """Fill the beginning of `buffer` with what comes next; 0 at the end of the body."""
+        client = self._client
         with self._failing():
-            count: int = self._response.raw.readinto(buffer[:_READ_BYTES])
+            most = client.limit.portion_bytes(_READ_BYTES)
+            count: int = self._response.raw.readinto(buffer[:most])
+        client.pace.excuse(client.limit.pay(count, client.stopped))
         return count
 
     def fill(self, buffer: memoryview, arrived: Callable[[int], None] = lambda _: None) -> None:
@@ -161,11 +165,19 @@ class Answer:
 
 
 class Client:
-    """GET requests of one thread, over connections that are kept open between them."""
+    """GET requests of one thread, over connections that are kept open between them.
 
-    def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
+    All that comes counts against `limit`, which waits no longer once `stopped()`.
+    `latency_seconds`: the shortest time from a request to the header of its answer.
+    """
+
+    def __init__(self, policy: Policy, clock: Callable[[], float], limit: RateLimit) -> None:
         self._policy = policy
+        self._clock = clock
         self.pace = Pace(policy, clock)
+        self.limit = limit
+        self.stopped: Callable[[], bool] = lambda: False
+        self.latency_seconds: float | None = None
         self._session = _Session()
         self._session.headers.clear()
         self._session.headers["User-Agent"] = f"plugin-manager/{__version__}"
@@ -175,6 +187,10 @@ class Client:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.mount("http://", _Adapter(self.pace, None))
         self._knows_https = False
+
+    def interrupt(self) -> None:
+        """End the request under way, if there is one; for other threads."""
+        self.pace.interrupt()
 
     def close(self) -> None:
         """Close all connections."""
@@ -190,7 +206,7 @@ class Client:
         InvalidInputError where `url` itself is not permitted.
         """
         with self._open(url, headers or {}) as (response, address):
-            answer = Answer(response, self.pace, lambda: self._failing(address))
+            answer = Answer(response, self, lambda: self._failing(address))
             if response.status_code not in accept:
                 error = _status_error(response, address)
                 _drain(answer)
@@ -238,8 +254,9 @@ class Client:
             self._knows_https = True
         # A proxy has another loopback than we do.
         direct = {f"{parts.scheme}://{parts.hostname}": ""} if _is_loopback(parts) else {}
+        begun = self._clock()
         try:
-            return self._session.get(
+            response = self._session.get(
                 address,
                 headers=dict(headers),
                 auth=auth,
@@ -251,6 +268,10 @@ class Client:
         except BaseException:
             self.pace.abandon()
             raise
+        latency = self._clock() - begun
+        if self.latency_seconds is None or latency < self.latency_seconds:
+            self.latency_seconds = latency
+        return response
 
     def _authorities(self) -> ssl.SSLContext:
         context = ssl.create_default_context()

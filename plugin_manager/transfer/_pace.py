@@ -8,7 +8,9 @@ timeout of a socket alone starts anew with each byte.
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPResponse
 from typing import Any, BinaryIO, Protocol
 
@@ -32,14 +34,15 @@ class Pace:
         self._clock = clock
         self.deadline: float | None = None  # a reading of `clock`, for all answers together
         self._answer: HTTPResponse | None = None
+        self._socket: object = None
         self._header = True
         self._left_bytes = 0
         self._since = 0.0
         self._window_bytes = 0
 
-    def begin_header(self, answer: HTTPResponse) -> None:
-        """A request was sent; what comes now is the header of `answer`."""
-        self._answer = answer
+    def begin_header(self, answer: HTTPResponse, connection: object) -> None:
+        """A request was sent; what comes now is the header of `answer`, over `connection`."""
+        self._answer, self._socket = answer, connection
         self._header = True
         self._left_bytes = MOST_HEADER_BYTES
         self._since = self._clock()
@@ -56,6 +59,16 @@ class Pace:
         """Close the answer: urllib3 forgets to where it dislikes a header."""
         if self._answer is not None:
             self._answer.close()
+
+    def interrupt(self) -> None:
+        """End what is being read now, from another thread; the connection is of no more use."""
+        # Not SSLSocket.shutdown, which forgets its state under the hands of whoever reads.
+        with suppress(OSError, TypeError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # type: ignore[arg-type]
+
+    def excuse(self, seconds: float) -> None:
+        """It was we who let the server wait for so long."""
+        self._since += seconds
 
     def judge(self, count: int) -> None:
         """Take note of `count` bytes that just came; raises PaceError."""
@@ -101,11 +114,11 @@ class _PacedReader(io.RawIOBase):
 class _PacedSocket:
     """As much of a socket as http.client's response uses."""
 
-    def __init__(self, socket: _Socket, pace: Pace) -> None:
-        self._socket, self._pace = socket, pace
+    def __init__(self, connection: _Socket, pace: Pace) -> None:
+        self._connection, self._pace = connection, pace
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_PacedReader(self._socket.makefile(mode, 0), self._pace))
+        return io.BufferedReader(_PacedReader(self._connection.makefile(mode, 0), self._pace))
 
 
 def paced(pool_class: Any, pace: Pace) -> Any:
@@ -114,13 +127,13 @@ def paced(pool_class: Any, pace: Pace) -> Any:
     Uses `ConnectionCls` and `response_class`, the seams that urllib3 and http.client offer.
     """
 
-    def response(socket: _Socket, *arguments: Any, **keywords: Any) -> HTTPResponse:
-        shim: Any = _PacedSocket(socket, pace)
+    def response(connection: _Socket, *arguments: Any, **keywords: Any) -> HTTPResponse:
+        shim: Any = _PacedSocket(connection, pace)
         answer = HTTPResponse(shim, *arguments, **keywords)
-        pace.begin_header(answer)
+        pace.begin_header(answer, connection)
         return answer
 
-    connection = type(
+    connection_class = type(
         "PacedConnection", (pool_class.ConnectionCls,), {"response_class": staticmethod(response)}
     )
-    return type("PacedPool", (pool_class,), {"ConnectionCls": connection})
+    return type("PacedPool", (pool_class,), {"ConnectionCls": connection_class})

@@ -28,6 +28,8 @@ class Policy:
     or `attempts_in_all`. Before failure n is followed by another attempt it waits
     `pause_seconds` * 2^(n-1), at most `most_pause_seconds`, less up to half of it at random; or as
     long as the server's Retry-After says, at most `most_retry_after_seconds`.
+
+    At most `connections` are open for one call; how many of them help is found out.
     """
 
     ca_bundle: Path | None = None
@@ -43,6 +45,7 @@ class Policy:
     most_pause_seconds: float = 30
     most_retry_after_seconds: float = 120
     most_redirects: int = 5
+    connections: int = 16
 
 
 class TryAgainError(NetworkError):
@@ -70,17 +73,16 @@ class Attempts:
         deadline: float | None,
         *,
         clock: Callable[[], float],
-        sleep: Callable[[float], None],
         random: Callable[[], float],
     ) -> None:
         self._policy = policy
         self._deadline = deadline
-        self._clock, self._sleep, self._random = clock, sleep, random
+        self._clock, self._random = clock, random
         self._in_a_row = 0
         self._in_all = 0
 
-    def failed(self, error: TryAgainError, *, progressed: bool = False) -> None:
-        """Wait until the next attempt is due, or raise NetworkError where there shall be none."""
+    def failed(self, error: TryAgainError, *, progressed: bool = False) -> float:
+        """In how many seconds the next attempt is due; raises NetworkError where none shall be."""
         policy = self._policy
         # Progress only forgives failures up to a point: a server that hands out one frame a
         # connection must not keep us for ever.
@@ -90,11 +92,11 @@ class Attempts:
             raise _given_up(error, f"gave up after {self._in_all} attempts") from error
         longest = min(policy.pause_seconds * 2 ** (self._in_a_row - 1), policy.most_pause_seconds)
         # Half of it at random: clients that failed together must not come back together.
-        pause = longest * (1 - self._random() / 2)
+        pause: float = longest * (1 - self._random() / 2)
         pause = max(pause, min(error.pause_seconds, policy.most_retry_after_seconds))
         if self._deadline is not None and self._clock() + pause >= self._deadline:
             raise _given_up(error, f"no time left of {policy.deadline_seconds:g} s") from error
-        self._sleep(pause)
+        return pause
 
 
 def _given_up(error: TryAgainError, why: str) -> NetworkError:

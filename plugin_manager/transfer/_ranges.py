@@ -28,10 +28,14 @@ class Span:
     stop: int
 
 
-def stretch_end(spans: Sequence[Span], first: int) -> int:
-    """The number of the span before which one request should end that begins with span `first`."""
-    end = first + 1
-    while end < len(spans) and spans[end].start - spans[end - 1].stop <= READ_THROUGH_BYTES:
+def stretch_end(spans: Sequence[Span], most_bytes: int) -> int:
+    """How many of `spans`, the first at least, one request should ask for, up to `most_bytes`."""
+    end = 1
+    while (
+        end < len(spans)
+        and spans[end].start - spans[end - 1].stop <= READ_THROUGH_BYTES
+        and spans[end].stop - spans[0].start <= most_bytes
+    ):
         end += 1
     return end
 

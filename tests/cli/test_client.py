@@ -295,7 +295,7 @@ def test_a_publishers_text_cannot_command_the_terminal(world: World, pluginctl: 
 @needs_nginx
 def test_a_terminal_sees_percent_speed_and_time_left(world: World, pluginctl: Command) -> None:
     world.publish("globex/big 1.0", {"big": os.urandom(20_000_000)})
-    with nginx(world.repository.public, "limit_rate 5m;") as (url, _):
+    with nginx(world.repository.public, "limit_rate 1m;") as (url, _):
         master, slave = pty.openpty()
         process = subprocess.Popen(
             pluginctl.arguments("install", "globex/big"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from attrs import define, field
 
 from plugin_manager.errors import CorruptError
-from plugin_manager.transfer import Policy, Span, Transfer
+from plugin_manager.transfer import Download, Policy, Span, Transfer
 
 __all__ = ["Collector", "FakeTime", "content_of", "frames_of", "transfer"]
 
@@ -71,7 +71,13 @@ class Collector:
         self.progressed_bytes += count
 
     def run(self, by: Transfer, url: str) -> None:
-        by.run(url, list(self.spans), self.sink, length=len(self.content), progress=self.progress)
+        spans = list(self.spans)
+        by.run([Download((url,), spans, len(self.content), self.sink, self.progress)])
+
+    def check_once(self) -> None:
+        """Everything was delivered once, in whatever order, and counted once."""
+        self.taken.sort()
+        self.check_whole()
 
     def check_whole(self) -> None:
         """Everything was delivered once, in order, and counted once."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugin_manager.errors import CorruptError, NetworkError, NoSpaceError, UntrustedError
-from plugin_manager.transfer import Policy, Span, Transfer, _transfer
+from plugin_manager.transfer import Download, Policy, Span, Transfer, _delivery
 from plugin_manager.transfer._ranges import READ_THROUGH_BYTES, parse_content_range
 from tests.transfer.helpers import Collector, FakeTime, content_of, frames_of, transfer
 from tests.transfer.server import (
@@ -181,7 +181,7 @@ def test_wrong_range_is_refused_before_any_byte_of_it_is_taken(name):
 
 @pytest.mark.parametrize("name", ["shifted", "other length", "unknown length", "absent"])
 def test_control_without_the_check_of_ranges_the_lie_is_taken(name, monkeypatch):
-    monkeypatch.setattr(_transfer._Delivery, "_check_part", lambda *_: None)
+    monkeypatch.setattr(_delivery, "_check_part", lambda *_: None)
     collector, _ = collect(WRONG_RANGES[name])
     collector.check_whole()
 
@@ -308,7 +308,7 @@ def test_other_errors_of_the_sink_end_the_run_at_once_and_close_the_connection()
 
         with Server(behave) as server:
             with pytest.raises(type(error)) as caught:
-                transfer().run(server.url(), FRAMES, sink, length=ENOUGH_BYTES)
+                transfer().run([Download((server.url(),), FRAMES, ENOUGH_BYTES, sink)])
             assert caught.value is error
             assert len(server.requests) == 1
             assert closed.wait(10)

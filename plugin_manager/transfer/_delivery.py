@@ -1,0 +1,538 @@
+"""Handing out what files lack, piece by piece, to several connections.
+
+A *piece* is a stretch of one file that one request asks for. Pieces are cut from what is left when
+a connection becomes free, smaller towards the end; and a connection that has nothing to do takes
+the rear half of what the slowest still has before it. So no slow connection decides the end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from urllib.parse import urlsplit
+
+from attrs import define, field, frozen
+
+from plugin_manager.errors import CancelledError, CorruptError, UntrustedError
+from plugin_manager.transfer._exchange import Answer, Client, shown
+from plugin_manager.transfer._policy import Attempts, Policy, TryAgainError
+from plugin_manager.transfer._ranges import Span, parse_content_range, stretch_end
+
+__all__ = ["Delivery", "Download"]
+
+MOST_REFETCHES = 3
+
+_WHOLE_OR_PART = frozenset({200, 206})
+_TOO_MANY = frozenset({429, 503})
+_LEAST_PIECE_BYTES = 1024 * 1024
+_MOST_PIECE_BYTES = 32 * 1024 * 1024
+# A server that answers so soon is near: two connections keep it and us busy, more only contend for
+# this process (measured on loopback). One that is far needs several, each to fill its window.
+_NEAR_SECONDS = 0.005
+_NEAR_CONNECTIONS = 2
+_FAR_CONNECTIONS = 8
+_TRIAL_SECONDS = 0.5  # how long a number of connections is tried before the next
+_WORTHWHILE_GAIN = 1.1
+_IDLE_SECONDS = 0.25
+_SLOW_SECONDS = 2.0  # a last span that takes longer is asked for a second time
+
+
+def _nothing(_: int) -> None:
+    pass
+
+
+@frozen
+class Download:
+    """Parts of one file of `length` bytes that `urls`, which all serve the same, have.
+
+    `spans` ascend and do not overlap. `sink(index, data)` gets each exactly once whole, in no order
+    and from several threads at once; `data` is overwritten after it returns. Where it raises
+    CorruptError the span is fetched again, at most three times, from another address if there is
+    one; any other error ends the delivery. `progress(count)` is told of bytes as they arrive, one
+    call at a time, never twice of the same: the counts add up to the length of all spans.
+    """
+
+    urls: tuple[str, ...]
+    spans: Sequence[Span] = field(repr=False)
+    length: int
+    sink: Callable[[int, memoryview], None] = field(repr=False)
+    progress: Callable[[int], None] = field(default=_nothing, repr=False)
+
+
+@define(eq=False)
+class _File:
+    """What is left to do of a download. Spans are meant by their place in `spans`."""
+
+    download: Download
+    attempts: Attempts
+    sums: Sequence[int]  # of the lengths of the spans before each
+    todo: deque[tuple[int, int]]  # ascending stretches [first, end) that nobody fetches
+    left: int  # spans not delivered
+    epoch: int = 0  # counts failures: what was asked for before the last one tells nothing new
+    resume_at: float = 0.0
+    progressed: bool = False
+    whole: bool = False  # this server knows no ranges
+    busy: int = 0  # pieces under way
+    refetches: Counter[int] = field(factory=Counter)
+    claimed: set[int] = field(factory=set)
+    counted: dict[int, int] = field(factory=dict)  # bytes told of that are not delivered yet
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        return self.download.spans
+
+    @property
+    def todo_bytes(self) -> int:
+        return sum(self.bytes_of(*stretch) for stretch in self.todo)
+
+    def bytes_of(self, first: int, end: int) -> int:
+        return self.sums[end] - self.sums[first]
+
+
+@define(eq=False)
+class _Piece:
+    """Spans [next, end) of `file`, asked for by one request; `end` may come nearer meanwhile."""
+
+    file: _File
+    url: str
+    next: int
+    end: int
+    epoch: int
+    client: Client
+    begun: float
+    since: float  # when its present span began
+    brought_bytes: int = 0
+    again: bool = False  # somebody else's last span
+
+
+class Delivery:
+    """Brings `downloads`, the first of them first. `run` once; `cancel` from any thread."""
+
+    def __init__(
+        self,
+        downloads: Sequence[Download],
+        policy: Policy,
+        *,
+        acquire: Callable[[], Client],
+        release: Callable[[Client], None],
+        clock: Callable[[], float],
+        sleep: Callable[[float], None] | None,
+        random: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._acquire, self._release = acquire, release
+        self._clock, self._sleep = clock, sleep
+        seconds = policy.deadline_seconds
+        self._deadline = None if seconds is None else clock() + seconds
+        self._files = [
+            _file(one, Attempts(policy, self._deadline, clock=clock, random=random))
+            for one in downloads
+        ]
+        self._longest = max((s.stop - s.start for one in downloads for s in one.spans), default=0)
+        self._changed = threading.Condition()
+        self._pieces: list[_Piece] = []
+        self._clients: set[Client] = set()
+        self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None
+        self._stopped = False
+        # How many connections are wanted, and what is known of how that helps.
+        self._wanted = 1
+        self._growing = True
+        self._rate = 0.0
+        self._trial_since = clock()
+        self._trial_bytes = 0
+        self._mirrors = _Mirrors()
+
+    def run(self) -> None:
+        """Deliver everything; raises NetworkError, UntrustedError, or what a sink raised.
+
+        CancelledError where it was cancelled. No sink is called any more when this has returned.
+        """
+        try:
+            self._work(0)
+        except BaseException as error:  # KeyboardInterrupt too
+            self._stop(error)
+        finally:
+            self._stop(None)
+            # A thread that still connects has nothing to say any more, and ends by itself.
+            for thread in self._threads:
+                thread.join(1.0)
+        if self._error is not None:
+            raise self._error
+
+    def cancel(self) -> None:
+        """End the delivery now; `run` then raises CancelledError."""
+        self._stop(CancelledError("the transfer was cancelled"))
+
+    def _stop(self, error: BaseException | None) -> None:
+        with self._changed:
+            if self._error is None and not self._stopped:
+                self._error = error
+            self._stopped = True
+            for client in self._clients:
+                client.interrupt()
+            self._changed.notify_all()
+
+    # --- handing out -----------------------------------------------------------------------------
+
+    def _work(self, number: int) -> None:
+        """Fetch piece after piece, until nothing is left or fewer connections are wanted."""
+        client = self._acquire()
+        client.pace.deadline = self._deadline
+        client.stopped = lambda: self._stopped
+        buffer = memoryview(bytearray(self._longest))
+        with self._changed:
+            self._clients.add(client)
+        try:
+            while piece := self._next(number, client):
+                self._fetch(client, piece, buffer)
+        except BaseException as error:
+            self._stop(error)
+        finally:
+            with self._changed:
+                self._clients.discard(client)
+                if self._stopped:
+                    client.close()  # what it was reading is in the middle of something
+            self._release(client)
+
+    def _next(self, number: int, client: Client) -> _Piece | None:
+        while True:
+            with self._changed:
+                if self._stopped or not any(file.left for file in self._files):
+                    self._changed.notify_all()
+                    return None
+                if number and number >= self._wanted:
+                    return None
+                piece, seconds = self._take(client)
+                if piece:
+                    self._pieces.append(piece)
+                    piece.file.busy += 1
+                    return piece
+                alone = not self._pieces and not self._threads
+                if self._sleep is None or not alone:
+                    self._changed.wait(seconds if alone else min(seconds, _IDLE_SECONDS))
+                    continue
+            self._sleep(seconds)
+
+    def _take(self, client: Client) -> tuple[_Piece | None, float]:
+        """The next piece; or how many seconds to wait before looking again."""
+        now = self._clock()
+        pauses: list[float] = []
+        for file in self._files:
+            if not file.todo or (file.whole and file.busy):
+                continue
+            if file.resume_at > now:
+                pauses.append(file.resume_at - now)
+            elif piece := self._cut(file, client):
+                return piece, 0.0
+        return self._share(client, now), min(pauses, default=_IDLE_SECONDS)
+
+    def _cut(self, file: _File, client: Client) -> _Piece | None:
+        """A piece from the beginning of what `file` lacks; None where that came meanwhile."""
+        left = sum(one.todo_bytes for one in self._files)
+        most = max(left // (2 * max(self._wanted, 2)), _LEAST_PIECE_BYTES)
+        most = min(most, _MOST_PIECE_BYTES)
+        first, limit = file.todo.popleft()
+        while first < limit and first in file.claimed:
+            first += 1
+        if first == limit:
+            return None
+        end = stretch_end(file.spans[first:limit], most) + first
+        if end < limit:
+            file.todo.appendleft((end, limit))
+        url = self._mirrors.best(file.download.urls)
+        return self._piece(file, url, first, end, client)
+
+    def _piece(self, file: _File, url: str, first: int, end: int, client: Client) -> _Piece:
+        now = self._clock()
+        return _Piece(file, url, first, end, file.epoch, client, begun=now, since=now)
+
+    def _share(self, client: Client, now: float) -> _Piece | None:
+        """Half of what the one with the most before it has; or a last span that takes too long."""
+        best, most = None, _LEAST_PIECE_BYTES
+        for piece in self._pieces:
+            if piece.end - piece.next < 2 or piece.file.whole or piece.again:
+                continue
+            before = piece.file.bytes_of(piece.next + 1, piece.end)
+            if before > most:
+                best, most = piece, before
+        if best is not None:
+            middle = best.next + 1 + (best.end - best.next - 1) // 2
+            end, best.end = best.end, middle
+        else:
+            slow = [
+                piece
+                for piece in self._pieces
+                if piece.end - piece.next == 1
+                and now - piece.since > _SLOW_SECONDS
+                and not piece.file.whole
+                and not any(p.again and p.next == piece.next for p in self._pieces)
+            ]
+            if not slow:
+                return None
+            best = min(slow, key=lambda piece: piece.since)
+            middle, end = best.next, best.end
+        url = self._mirrors.best(best.file.download.urls)
+        found = self._piece(best.file, url, middle, end, client)
+        found.again = middle == best.next
+        return found
+
+    # --- how many connections --------------------------------------------------------------------
+
+    def _answered(self, client: Client) -> None:
+        """The header of an answer came: say how many connections are wanted."""
+        with self._changed:
+            if self._wanted == 1 and self._growing and client.latency_seconds is not None:
+                near = client.latency_seconds < _NEAR_SECONDS
+                wanted = _NEAR_CONNECTIONS if near else _FAR_CONNECTIONS
+                self._want(min(wanted, self._policy.connections))
+
+    def _want(self, connections: int) -> None:
+        self._wanted = connections
+        self._trial_since, self._trial_bytes = self._clock(), 0
+        # Not for a few bytes that one has as soon; but where requests take long, for each of them.
+        more = sum(file.todo_bytes for file in self._files) // _LEAST_PIECE_BYTES
+        if connections > _NEAR_CONNECTIONS:
+            more = max(more, sum(len(file.todo) for file in self._files))
+        while len(self._threads) + 1 < min(connections, 1 + more):
+            number = len(self._threads) + 1
+            thread = threading.Thread(
+                target=self._work, args=(number,), name=f"transfer-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _try_more(self, now: float) -> None:
+        """One trial with this many connections is over: see whether more help."""
+        rate = self._trial_bytes / (now - self._trial_since)
+        left = sum(file.todo_bytes for file in self._files)
+        if rate < self._rate * _WORTHWHILE_GAIN or left < rate:
+            self._growing = False
+            return
+        self._rate = rate
+        self._want(min(self._wanted * 3 // 2 + 1, self._policy.connections))
+
+    # --- fetching --------------------------------------------------------------------------------
+
+    def _fetch(self, client: Client, piece: _Piece, buffer: memoryview) -> None:
+        """Make one request and deliver what it brings."""
+        file, spans = piece.file, piece.file.spans
+        start, stop = spans[piece.next].start, spans[piece.end - 1].stop
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        if file.refetches[piece.next]:
+            # The damage may sit in a cache on the way: ask past it.
+            headers["Cache-Control"] = "no-cache"
+        error: TryAgainError | None = None
+        try:
+            with client.get(piece.url, accept=_WHOLE_OR_PART, headers=headers) as answer:
+                self._answered(client)
+                if answer.status == 206:
+                    _check_part(answer, piece.url, start, stop, file.download.length)
+                    self._receive(answer, piece, start, buffer)
+                elif self._have_it_whole(piece):
+                    _check_length(answer, piece.url, file.download.length)
+                    self._receive(answer, piece, 0, buffer)
+        except TryAgainError as failure:
+            error = failure
+        self._finished(piece, error)
+
+    def _have_it_whole(self, piece: _Piece) -> bool:
+        """Whether `piece` may read an answer that is the whole file: only one at a time may.
+
+        It then takes from it all that is still wanted, or each range would cost the file anew.
+        """
+        file = piece.file
+        with self._changed:
+            if any(one.file is file and one is not piece and file.whole for one in self._pieces):
+                return False
+            file.whole = True
+            piece.next = min([piece.next, *(first for first, _ in file.todo)])
+            piece.end = max([piece.end, *(end for _, end in file.todo)])
+            file.todo.clear()
+            return True
+
+    def _receive(self, answer: Answer, piece: _Piece, position: int, buffer: memoryview) -> None:
+        """Deliver the spans of `piece` from a body that begins at byte `position`."""
+        file = piece.file
+        answer.expect(file.spans[piece.end - 1].stop - position)
+        while True:
+            with self._changed:
+                while piece.next < piece.end and piece.next in file.claimed:
+                    piece.next += 1  # another connection brought it
+                if self._stopped or piece.next >= piece.end:
+                    return
+                place, piece.since = piece.next, self._clock()
+            span = file.spans[place]
+            answer.skip(span.start - position, buffer)
+            data = buffer[: span.stop - span.start]
+            arrived = 0
+
+            def count(more: int, place: int = place) -> None:
+                nonlocal arrived
+                arrived += more
+                self._count(file, place, arrived, more)
+
+            answer.fill(data, count)
+            position = span.stop
+            self._deliver(piece, place, data)
+
+    def _count(self, file: _File, place: int, arrived: int, more: int) -> None:
+        with self._changed:
+            now = self._clock()
+            self._trial_bytes += more
+            if self._growing and self._wanted > 1 and now - self._trial_since > _TRIAL_SECONDS:
+                self._try_more(now)
+            told = file.counted.get(place, 0)
+            if arrived > told and not self._stopped:
+                file.counted[place] = arrived
+                file.download.progress(arrived - told)
+
+    def _deliver(self, piece: _Piece, place: int, data: memoryview) -> None:
+        file, span = piece.file, piece.file.spans[place]
+        with self._changed:
+            if self._stopped or place in file.claimed:
+                return
+            file.claimed.add(place)
+        try:
+            file.download.sink(span.index, data)
+        except CorruptError as error:
+            self._refuse(piece, place, error)
+        else:
+            with self._changed:
+                file.left -= 1
+                file.progressed = True
+                piece.brought_bytes += len(data)
+                for other in self._pieces:
+                    # Whoever reads this very span has nothing left to read.
+                    if other.file is file and other is not piece and other.next == place:
+                        other.client.interrupt()
+                if not file.left:
+                    self._changed.notify_all()
+
+    def _refuse(self, piece: _Piece, place: int, error: CorruptError) -> None:
+        file, span = piece.file, piece.file.spans[place]
+        where = f"bytes {span.start} to {span.stop - 1} of {shown(piece.url)}"
+        with self._changed:
+            file.claimed.discard(place)
+            file.refetches[place] += 1
+            refetches = file.refetches[place]
+            self._mirrors.distrust(piece.url)
+        if refetches > MOST_REFETCHES:
+            raise UntrustedError(
+                f"{where}: the server sends bytes that were not signed",
+                remedy="Try another mirror or network, and tell the repository's owner.",
+                url=shown(piece.url),
+                start=span.start,
+                stop=span.stop,
+            ) from error
+        raise TryAgainError(f"{where}: {error.message}", url=shown(piece.url)) from error
+
+    def _finished(self, piece: _Piece, error: TryAgainError | None) -> None:
+        """Take back what `piece` did not bring, and see what its failure means."""
+        file = piece.file
+        with self._changed:
+            self._pieces.remove(piece)
+            file.busy -= 1
+            while piece.next < piece.end and piece.next in file.claimed:
+                piece.next += 1
+            self._mirrors.bring(piece.url, piece.brought_bytes, self._clock() - piece.begun)
+            if not piece.again:
+                self._give_back(piece)
+            self._changed.notify_all()
+            if error is None or self._stopped or piece.again or piece.next >= piece.end:
+                return
+            self._mirrors.fail(piece.url)
+            if error.status in _TOO_MANY:
+                self._wanted, self._growing = max(1, self._wanted // 2), False
+            if piece.epoch != file.epoch:
+                return  # asked for before the last failure: it is the same one once more
+            file.epoch += 1
+            progressed, file.progressed = file.progressed, False
+            pause = file.attempts.failed(error, progressed=progressed)
+            if self._mirrors.best(file.download.urls) == piece.url:
+                file.resume_at = self._clock() + pause
+
+    def _give_back(self, piece: _Piece) -> None:
+        """Put the spans that `piece` did not bring where others find them."""
+        file = piece.file
+        first = None
+        stretches = []
+        for place in range(piece.next, piece.end + 1):
+            lacking = place < piece.end and place not in file.claimed
+            if lacking and first is None:
+                first = place
+            elif not lacking and first is not None:
+                stretches.append((first, place))
+                first = None
+        file.todo = deque(sorted([*file.todo, *stretches]))
+
+
+class _Mirrors:
+    """Which of several servers to ask: the least guilty, and of these the one that brings most."""
+
+    def __init__(self) -> None:
+        self._demerits: Counter[str] = Counter()
+        self._asked: set[str] = set()
+        self._rates: dict[str, float] = {}
+
+    def best(self, urls: Sequence[str]) -> str:
+        """The address to ask next; each is tried once before the fastest is preferred."""
+        if len(urls) == 1:
+            return urls[0]
+        least = min(self._demerits[_host(url)] for url in urls)
+        urls = [url for url in urls if self._demerits[_host(url)] == least]
+        for url in urls:
+            if _host(url) not in self._asked:
+                self._asked.add(_host(url))
+                return url
+        return max(urls, key=lambda url: self._rates.get(_host(url), 0.0))
+
+    def bring(self, url: str, count: int, seconds: float) -> None:
+        """`count` bytes that were good came from `url` in so many seconds."""
+        if count and seconds > 0:
+            before = self._rates.get(_host(url), count / seconds)
+            self._rates[_host(url)] = (before + count / seconds) / 2
+
+    def fail(self, url: str) -> None:
+        """A request to `url` failed."""
+        self._demerits[_host(url)] += 1
+
+    def distrust(self, url: str) -> None:
+        """`url` sent what was not signed."""
+        self._demerits[_host(url)] += 10
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _file(download: Download, attempts: Attempts) -> _File:
+    spans = download.spans
+    ends = [0, *(end for span in spans for end in (span.start, span.stop)), download.length]
+    assert ends == sorted(ends), "spans must ascend within the file"
+    sums = [0, *accumulate(span.stop - span.start for span in spans)]
+    todo = deque([(0, len(spans))] if spans else [])
+    return _File(download, attempts, sums, todo, left=len(spans))
+
+
+def _check_part(answer: Answer, url: str, start: int, stop: int, length: int) -> None:
+    text = answer.headers.get("Content-Range", "")
+    if parse_content_range(text) != (start, stop, length):
+        raise _nonsense(
+            url,
+            f"answers with the range {text!r:.60} where "
+            f"'bytes {start}-{stop - 1}/{length}' was asked for",
+        )
+    _check_length(answer, url, stop - start)
+
+
+def _check_length(answer: Answer, url: str, length: int) -> None:
+    declared = answer.content_length
+    if declared is not None and declared != length:
+        raise _nonsense(url, f"sends {declared} bytes where {length} were expected")
+
+
+def _nonsense(url: str, what: str) -> TryAgainError:
+    return TryAgainError(f"{shown(url)}: the server {what}", url=shown(url))
