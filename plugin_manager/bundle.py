@@ -47,6 +47,8 @@ MANIFEST_LEVEL = 19
 WORTHWHILE = 0.98  # a frame that compression shrinks less than this is stored
 
 _STORED_BLOCK = 128 * 1024  # RFC 8878 3.1.1.2.4: Block_Maximum_Size
+_STORED_HEADER = struct.Struct("<IBI")  # RFC 8878 3.1.1: magic, descriptor, content size
+_RAW_BLOCK = 0
 
 
 @define(eq=False, slots=False)
@@ -121,10 +123,14 @@ def encode_frame(content: bytes) -> bytes:
     return packed if len(packed) < len(content) * WORTHWHILE else _stored_frame(content)
 
 
+def _stored_header(content_length: int) -> bytes:
+    return _STORED_HEADER.pack(zstandard.MAGIC_NUMBER, 0b1010_0000, content_length)
+
+
 def _stored_frame(content: bytes) -> bytes:
     # Level 9 leaves a few entropy-coded blocks in nearly incompressible data, which then decodes
     # at a fraction of the speed of a copy. So such frames are written as raw blocks only.
-    parts = [struct.pack("<IBI", zstandard.MAGIC_NUMBER, 0b1010_0000, len(content))]
+    parts = [_stored_header(len(content))]
     for start in range(0, len(content), _STORED_BLOCK):
         block = content[start : start + _STORED_BLOCK]
         last = start + _STORED_BLOCK >= len(content)
@@ -133,12 +139,22 @@ def _stored_frame(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def decode_frame(data: bytes | bytearray | memoryview, content_length: int) -> bytes:
+def decode_frame(data: bytes | memoryview, content_length: int) -> bytes | memoryview:
     """The content of the zstd frame `data`, exactly `content_length` bytes.
 
-    Raises CorruptError where the frame is not one, or declares or holds another length. The
-    content is not yet trustworthy: its chunks are judged by their digests.
+    A stored frame that may be written to is unpacked in its place, its bytes being moved. Raises
+    CorruptError where the frame is not one, or declares or holds another length. The content is
+    not yet trustworthy: its chunks are judged by their digests.
     """
+    if isinstance(data, memoryview) and not data.readonly:
+        blocks = _stored_blocks(data, content_length)
+        if blocks:
+            # Four times as fast as decoding to new memory, all of which has to be mapped first.
+            place = 0
+            for start, stop in blocks:
+                data[place : place + stop - start] = data[start:stop]
+                place += stop - start
+            return data[:place]
     try:
         content = _decode(memoryview(data), content_length)
     except (zstandard.ZstdError, ValueError) as error:
@@ -146,6 +162,22 @@ def decode_frame(data: bytes | bytearray | memoryview, content_length: int) -> b
     if len(content) != content_length:
         raise CorruptError(f"frame holds {len(content)} bytes where {content_length} were signed")
     return content
+
+
+def _stored_blocks(data: memoryview, content_length: int) -> list[tuple[int, int]] | None:
+    """Where the content of a frame that `_stored_frame` wrote lies; None for any other frame."""
+    if bytes(data[: _STORED_HEADER.size]) != _stored_header(content_length):
+        return None
+    blocks, place, last = [], _STORED_HEADER.size, False
+    while not last and place + 3 <= len(data):
+        header = int.from_bytes(data[place : place + 3], "little")
+        last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+        if kind != _RAW_BLOCK or size > _STORED_BLOCK:
+            return None
+        blocks.append((place + 3, place + 3 + size))
+        place += 3 + size
+    whole = last and place == len(data)
+    return blocks if whole and sum(e - s for s, e in blocks) == content_length else None
 
 
 # --- what is signed about a head ---------------------------------------------------------------

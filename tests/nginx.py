@@ -23,7 +23,7 @@ http {{
     fastcgi_temp_path {work}/fastcgi; uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
     sendfile on; tcp_nopush on; keepalive_requests 100000;
     types {{ application/json json; application/zstd zst; }}
-    server {{ listen 127.0.0.1:{port}; root {directory}; {more} }}
+    server {{ listen 127.0.0.1:{port}{ssl}; root {directory}; {more} }}
 }}
 """
 
@@ -48,10 +48,13 @@ def bundle_bytes(log: Path) -> int:
 
 
 @contextmanager
-def nginx(directory: Path, more: str = "") -> Iterator[tuple[str, Path]]:
+def nginx(
+    directory: Path, more: str = "", *, tls: Path | None = None
+) -> Iterator[tuple[str, Path]]:
     """Serve `directory`; gives (base URL ending with "/", path of the access log).
 
-    `more` are further directives for the server, such as "limit_rate 10m;".
+    `more` are further directives for the server, such as "limit_rate 10m;"; `tls` is a PEM file
+    with a certificate and its key, for https.
     """
     program = binary()
     assert program, "nginx is not installed"
@@ -63,8 +66,17 @@ def nginx(directory: Path, more: str = "") -> Iterator[tuple[str, Path]]:
         # As root nginx would serve as "nobody", who may not enter temporary directories.
         user = "user root;" if os.geteuid() == 0 else ""
         configuration = work / "nginx.conf"
+        if tls:
+            more += f"ssl_certificate {tls}; ssl_certificate_key {tls};"
         configuration.write_text(
-            CONFIGURATION.format(work=work, port=port, directory=directory, user=user, more=more)
+            CONFIGURATION.format(
+                work=work,
+                port=port,
+                ssl=" ssl" if tls else "",
+                directory=directory,
+                user=user,
+                more=more,
+            )
         )
         command = [
             program,
@@ -78,7 +90,7 @@ def nginx(directory: Path, more: str = "") -> Iterator[tuple[str, Path]]:
         process = subprocess.Popen(command)
         try:
             _wait(port, process, work / "error.log")
-            yield f"http://127.0.0.1:{port}/", work / "access.log"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}/", work / "access.log"
         finally:
             process.terminate()
             process.wait(10)

@@ -207,6 +207,39 @@ def test_a_changed_frame_yields_other_content_of_the_same_length_or_is_corrupt(d
         assert len(decode_frame(frame, len(content))) == len(content)
 
 
+def _decoded(frame, length):
+    """The content, or None where the frame is corrupt."""
+    with contextlib.suppress(CorruptError):
+        return bytes(decode_frame(frame, length))
+    return None
+
+
+@given(_CONTENTS, st.data())
+def test_what_is_unpacked_in_place_is_what_zstd_says(content, data):
+    frame = bytearray(encode_frame(content))
+    # In the header, or where a block ends and the next begins.
+    places = {
+        place for start in range(0, len(frame), 128 * 1024) for place in range(start, start + 16)
+    }
+    for place in data.draw(
+        st.sets(st.sampled_from(sorted(p for p in places if p < len(frame))), max_size=2)
+    ):
+        frame[place] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.sampled_from([0, 0, 0, 1, 3, 4]))
+    frame = frame[: len(frame) - cut] + bytes(data.draw(st.sampled_from([0, 0, 0, 1, 3])))
+    by_zstd = _decoded(bytes(frame), len(content))
+    assert _decoded(memoryview(frame), len(content)) == by_zstd
+
+
+def test_a_stored_frame_is_unpacked_without_further_memory():
+    content = random.Random(1).randbytes(MAX_FRAME_BYTES)
+    frame = memoryview(bytearray(encode_frame(content)))
+    assert peak_bytes(lambda: decode_frame(frame, len(content))) < 10_000
+    assert frame[: len(content)] == content
+    unpacked = bytes(encode_frame(content))
+    assert peak_bytes(lambda: decode_frame(unpacked, len(content))) > MAX_FRAME_BYTES, "control"
+
+
 # --- what is signed about a head ---------------------------------------------------------------
 
 DIGEST = Digest("0" * 64)

@@ -121,6 +121,7 @@ class Answer:
     ) -> None:
         self._response = response
         self._client = client
+        self._body = client.pace.answer
         self._failing = failing
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -142,7 +143,12 @@ class Answer:
         client = self._client
         with self._failing():
             most = client.limit.portion_bytes(_READ_BYTES)
-            count: int = self._response.raw.readinto(buffer[:most])
+            # Not by urllib3, whose readinto copies all bytes twice, to new memory first.
+            count = self._body.readinto(buffer[:most])
+            if count == 0 and self._body.length:
+                raise IncompleteRead(b"", self._body.length)
+            if self._body.isclosed():  # whole: the connection can serve again
+                self._response.raw.release_conn()
         client.pace.excuse(client.limit.pay(count, client.stopped))
         return count
 
@@ -363,6 +369,8 @@ class Client:
                         False,
                         "Name its authority's file (PLUGINCTL_CA_BUNDLE), or set the clock right.",
                     )
+                case TimeoutError():
+                    return f"{who} sent nothing for {policy.read_timeout_seconds:g} s", True, ""
                 case IncompleteRead():
                     return "the answer ended early", True, ""
                 case urllib3.exceptions.NameResolutionError():

@@ -55,6 +55,12 @@ class Pace:
         self._since = self._clock()
         self._window_bytes = 0
 
+    @property
+    def answer(self) -> HTTPResponse:
+        """The answer that is being read."""
+        assert self._answer is not None
+        return self._answer
+
     def abandon(self) -> None:
         """Close the answer: urllib3 forgets to where it dislikes a header."""
         if self._answer is not None:
