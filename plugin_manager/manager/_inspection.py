@@ -40,7 +40,7 @@ class Inspector:
         trust: Trust,
         tag: str,
         *,
-        fetch_head: Callable[[BundleTarget], bytes],
+        fetch_heads: Callable[[Sequence[BundleTarget]], list[bytes]],
         assemble: Callable[[Head, Sequence[File], str], Staging],
         require_source: Callable[[], None],
         now: Callable[[], datetime],
@@ -48,7 +48,7 @@ class Inspector:
         self._store = store
         self._trust = trust
         self._tag = tag
-        self._fetch_head = fetch_head
+        self._fetch_heads = fetch_heads
         self._assemble = assemble
         self._require_source = require_source
         self._now = now
@@ -172,7 +172,7 @@ class Inspector:
             return found
         target = vouching.target(active.release)
         if isinstance(found.error, CorruptError):
-            self._store.keep_heads([self._fetch_head(target)])
+            self._store.keep_heads(self._fetch_heads([target]))
         head = vouched(self._store, vouching, active)
         if isinstance(found.error, EvictedError) or not self._store.has(active):
             files = head.manifest.files_for(self._tag)

@@ -206,7 +206,7 @@ class PluginManager:
             self._housekeeping,
             self._trust,
             self.host,
-            fetch_head=self._fetch_head,
+            fetch_heads=self._fetch_heads,
             now=self._now,
         )
 
@@ -374,9 +374,29 @@ class PluginManager:
         # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
         return f"{self.settings.base_url()}targets/{quote(path)}"
 
-    def _fetch_head(self, target: BundleTarget) -> bytes:
-        url = self._bundle_url(target.path)
-        return self._transfer.fetch_range(url, 0, target.head_length, length=target.length)
+    def _fetch_heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
+        """The first `head_length` bytes of each bundle, not verified."""
+        if not targets:
+            return []
+        from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
+
+        heads: dict[int, bytes] = {}
+
+        def keep(index: int, data: memoryview) -> None:
+            heads[index] = bytes(data)
+
+        self._transfer.run(
+            [
+                Download(
+                    (self._bundle_url(target.path),),
+                    [Span(index, 0, target.head_length)],
+                    target.length,
+                    keep,
+                )
+                for index, target in enumerate(targets)
+            ]
+        )
+        return [heads[index] for index in range(len(targets))]
 
     # --- changing ------------------------------------------------------------------------------
 
@@ -632,7 +652,7 @@ class PluginManager:
             self._store,
             self._trust,
             self.host.bytecode_tag,
-            fetch_head=self._fetch_head,
+            fetch_heads=self._fetch_heads,
             assemble=self._assemble_with_room,
             require_source=self._require_source,
             now=self._now,

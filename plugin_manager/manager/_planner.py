@@ -50,7 +50,7 @@ def keep_chains(store: Store, update: Update) -> None:
 
 
 class Planner:
-    """Plans for one store and one repository; `fetch_head` brings a bundle's head.
+    """Plans for one store and one repository; `fetch_heads` brings bundles' heads.
 
     `install` and `upgrade` update the local metadata, for which the caller holds the writer's
     lock; the others neither write nor use the network.
@@ -63,7 +63,7 @@ class Planner:
         trust: Trust,
         host: Host,
         *,
-        fetch_head: Callable[[BundleTarget], bytes],
+        fetch_heads: Callable[[Sequence[BundleTarget]], list[bytes]],
         now: Callable[[], datetime],
     ) -> None:
         self._now = now
@@ -71,7 +71,7 @@ class Planner:
         self._housekeeping = housekeeping
         self._trust = trust
         self._host = host
-        self._fetch_head = fetch_head
+        self._fetch_heads = fetch_heads
 
     def manifest(self, active: Active) -> Manifest:
         """The manifest of an active release, vouched for."""
@@ -117,7 +117,7 @@ class Planner:
             if (plugin := waiting.pop()) in chosen and plugin not in asked:
                 asked.add(plugin)
                 waiting += [requirement.plugin for requirement in chosen[plugin].requirements]
-        steps, notes = [], []
+        moves, notes = [], []
         for plugin, entry in sorted(chosen.items()):
             before = generation.active.get(plugin)
             if entry.withdrawal:
@@ -128,7 +128,8 @@ class Planner:
                 )
             absent = plugin in asked and before and not self._store.has(before)
             if not before or before.release != entry.release or absent:
-                steps.append(self._step(vouching, entry.release, before))
+                moves.append((entry.release, before))
+        steps = self._steps(vouching, moves)
         return self.fitted(Plan(action, generation.number, tuple(steps), tuple(notes)))
 
     def fitted(self, plan: Plan) -> Plan:
@@ -209,12 +210,27 @@ class Planner:
                 host=self._host,
             )
 
-    def _step(self, vouching: Vouching, release: Release, before: Active | None) -> Step:
-        target = vouching.target(release)
-        try:
-            data = self._store.head_bytes(target.head_digest)
-        except CorruptError:
-            data = self._fetch_head(target)
+    def _steps(
+        self, vouching: Vouching, moves: Sequence[tuple[Release, Active | None]]
+    ) -> list[Step]:
+        """The steps to releases, from what is active; heads that are not here are fetched."""
+        targets = [vouching.target(release) for release, _ in moves]
+        heads: dict[Release, bytes] = {}
+        for target in targets:
+            with suppress(CorruptError):
+                heads[target.release] = self._store.head_bytes(target.head_digest)
+        missing = [target for target in targets if target.release not in heads]
+        for target, data in zip(missing, self._fetch_heads(missing), strict=True):
+            heads[target.release] = data
+        return [
+            self._step(vouching, target, heads[target.release], before)
+            for target, (_, before) in zip(targets, moves, strict=True)
+        ]
+
+    def _step(
+        self, vouching: Vouching, target: BundleTarget, data: bytes, before: Active | None
+    ) -> Step:
+        release = target.release
         head = vouching.vouch(release, data)
         after = Active(release, head.digest, pinned=bool(before and before.pinned))
         if before and before.digest == after.digest:
@@ -312,7 +328,8 @@ class Planner:
                 steps.append(Step(plugin, before, target, head))
             else:
                 notes.append(f"{target.release} is not on this disk any more and is fetched")
-                steps.append(evolve(self._step(vouching, target.release, before), after=target))
+                [step] = self._steps(vouching, [(target.release, before)])
+                steps.append(evolve(step, after=target))
         resolver.check(after, self._host, concerning=set(changes))
         return self.fitted(Plan(action, generation.number, tuple(steps), tuple(notes)))
 
