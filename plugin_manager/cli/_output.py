@@ -271,73 +271,79 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
 
 
 class Reporter:
-    """Shows progress on standard error: a live bar on a terminal, a line now and then elsewhere.
+    """Shows progress on standard error: a line for each transfer on a terminal, else now and then.
 
-    Call it with each Progress; `close` it at the end. Its clock is for display only.
+    Call it with each Progress; `close` it at the end.
     """
 
     _QUIET_SECONDS = 5.0
-    _SMOOTHING = 0.3  # weight of the newest second in the speed shown
+    _MOST_LINES = 12
+    _MOST_BAR = 24
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._bar: Any = None
-        self._shown = 0
-        self._label = ""
-        self._speed = 0.0
-        self._at = self._said = time.monotonic()
-        self._counted = 0
+        self._painted = 0  # lines, which the next painting goes over
+        self._said = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Show `progress`."""
+        """Show `progress`, the whole of it."""
         if self._quiet:
             return
-        self._label = str(progress.release)
-        self._measure(progress.transferred_bytes)
         if sys.stderr.isatty():
-            self._draw(progress)
+            self._paint(progress)
         else:
             self._tell(progress)
-        self._shown = progress.transferred_bytes
 
-    def _measure(self, transferred: int) -> None:
-        now = time.monotonic()
-        if now - self._at >= 0.5 or not self._speed:
-            newest = (transferred - self._counted) / max(now - self._at, 1e-3)
-            weight = self._SMOOTHING if self._speed else 1.0
-            self._speed += weight * (newest - self._speed)
-            self._at, self._counted = now, transferred
+    def _paint(self, progress: Progress) -> None:
+        shown = list(progress.transfers)
+        if len(shown) > self._MOST_LINES:
+            begun = [one for one in shown if one.transferred_bytes and not one.done]
+            shown = begun[: self._MOST_LINES]
+        import shutil  # noqa: PLC0415 - only where there is a terminal to paint on
 
-    def _draw(self, progress: Progress) -> None:
-        if self._bar is None:
-            self._bar = click.progressbar(
-                length=progress.total_bytes,
-                file=sys.stderr,
-                show_percent=True,
-                show_eta=True,
-                update_min_steps=max(1, progress.total_bytes // 200),
-                item_show_func=lambda _: f"{size_text(self._speed)}/s  {clean(self._label)}",
-                bar_template="%(bar)s %(info)s",
-            )
-            self._bar.__enter__()
-        self._bar.length = progress.total_bytes
-        self._bar.update(progress.transferred_bytes - self._shown, current_item=self._label)
+        width = shutil.get_terminal_size().columns - 1
+        lines = [self._line(str(one.release), one, width) for one in shown]
+        if len(progress.transfers) > 1:
+            done = sum(one.done for one in progress.transfers)
+            lines.append(self._line(f"{done} of {len(progress.transfers)} done", progress, width))
+        over = f"\x1b[{self._painted}F\x1b[J" if self._painted else ""
+        click.echo(over + "\n".join(lines), err=True)
+        self._painted = len(lines)
+
+    def _line(self, name: str, progress: Progress, width: int) -> str:
+        parts = [f"{progress.percent:3}% of {size_text(progress.total_bytes)}"]
+        if not progress.done:
+            parts += [f"{size_text(progress.bytes_per_second)}/s", _time_text(progress)]
+        if progress.reused_bytes:
+            parts.append(f"reused {size_text(progress.reused_bytes)}")
+        told = "  ".join(parts)
+        room = min(width - 30 - len(told), self._MOST_BAR)
+        filled = room * progress.percent // 100
+        bar = f"{'#' * filled}{'.' * (room - filled)}  " if room > 0 else ""
+        return f"{clean(name):<26}  {bar}{told}"[:width]
 
     def _tell(self, progress: Progress) -> None:
-        now, finished = time.monotonic(), progress.transferred_bytes >= progress.total_bytes
-        if now - self._said < self._QUIET_SECONDS and not finished:
+        now = time.monotonic()
+        if now - self._said < self._QUIET_SECONDS and not progress.done:
             return
         self._said = now
-        left = (progress.total_bytes - progress.transferred_bytes) / max(self._speed, 1)
-        percent = 100 * progress.transferred_bytes // max(progress.total_bytes, 1)
+        names = [str(one.release) for one in progress.transfers]
         click.echo(
-            f"{clean(self._label)}: {percent}% of {size_text(progress.total_bytes)}, "
-            f"{size_text(self._speed)}/s, {left:.0f} s left",
+            f"{clean(shortened(names, 1))}: {progress.percent}% of "
+            f"{size_text(progress.total_bytes)}, {size_text(progress.bytes_per_second)}/s, "
+            f"{_time_text(progress)} left",
             err=True,
         )
 
     def close(self) -> None:
-        """End the bar's line."""
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
+        """Leave what was painted as it is."""
+        self._painted = 0
+
+
+def _time_text(progress: Progress) -> str:
+    seconds = progress.seconds_left
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

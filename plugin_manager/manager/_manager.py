@@ -29,12 +29,11 @@ from plugin_manager.errors import (
     PluginManagerError,
     RefusedError,
 )
-from plugin_manager.manager._plan import Cleanup, Plan, Progress, Step
+from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.model import (
     Host,
     PluginName,
     PluginRequirement,
-    Release,
     parse_version,
     size_text,
 )
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager._inspection import Inspector
     from plugin_manager.manager._loading import Loading
     from plugin_manager.manager._planner import Planner
+    from plugin_manager.manager._progress import Meter, Progress
     from plugin_manager.manager._report import Report
     from plugin_manager.manifest import File, Manifest
     from plugin_manager.transfer import Transfer
@@ -88,7 +88,8 @@ class PluginManager:
     loading take none. Every method raises errors of `plugin_manager.errors` only, apart from what
     plugins' own code raises. Not for several threads at once.
 
-    `progress(Progress)` is called as bytes arrive, `waiting(holder)` once where the lock is held,
+    `progress(Progress)` is called as bytes arrive, twice a second at most and whenever a transfer
+    begins or is done, from whatever thread; `waiting(holder)` once where the lock is held,
     `making_room(SpacePlan)` once it is known what a change takes and what has to be evicted for
     it, before anything is evicted or fetched: also where a load brings a release back.
     """
@@ -490,30 +491,30 @@ class PluginManager:
 
     def _assemble(self, wanted: Iterable[tuple[Head, Sequence[File], str]]) -> list[Staging]:
         """Files of releases, whose bundles are at these paths, staged and complete."""
+        from plugin_manager.manager._progress import Meter  # noqa: PLC0415 - as for `_transfer`
+
         with ExitStack() as open_stagings:
-            staged, lacking = [], []
+            staged, lacking, meter = [], [], Meter(self.progress)
             for head, files, bundle_path in wanted:
                 staging = open_stagings.enter_context(self._store.staging(head, files))
-                staging.reuse()
+                reused = staging.reuse()
                 staged.append(staging)
                 if spans := list(staging.spans()):
+                    total = sum(stop - start for _, start, stop in spans)
+                    meter.expect(head.manifest.release, total, reused)
                     lacking.append((staging, spans, bundle_path))
             if lacking:
-                self._fetch_frames(lacking)
+                self._fetch_frames(lacking, meter)
         return staged
 
     def _fetch_frames(
-        self, lacking: Sequence[tuple[Staging, Sequence[tuple[int, int, int]], str]]
+        self, lacking: Sequence[tuple[Staging, Sequence[tuple[int, int, int]], str]], meter: Meter
     ) -> None:
         from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
 
-        total = sum(stop - start for _, spans, _ in lacking for _, start, stop in spans)
-        arrived = 0
-
-        def progress(release: Release, count: int) -> None:
-            nonlocal arrived
-            arrived += count
-            self.progress(Progress(release, arrived, total))
+        def accept(staging: Staging, index: int, data: memoryview) -> None:
+            staging.accept(index, data)
+            meter.verified(staging.head.manifest.release, len(data))
 
         self._transfer.run(
             [
@@ -521,8 +522,8 @@ class PluginManager:
                     (self._bundle_url(bundle_path),),
                     [Span(*span) for span in spans],
                     staging.head.bundle_length,
-                    staging.accept,
-                    partial(progress, staging.head.manifest.release),
+                    partial(accept, staging),
+                    partial(meter.arrived, staging.head.manifest.release),
                 )
                 for staging, spans, bundle_path in lacking
             ]

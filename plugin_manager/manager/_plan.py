@@ -1,4 +1,4 @@
-"""Plans: what a change would do, to be printed or carried out; and what is reported on the way."""
+"""Plans: what a change would do, to be printed or carried out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from plugin_manager.model import PluginName, Release
+from plugin_manager.model import PluginName
 from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan
 
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
 
-__all__ = ["NOTHING_NEEDED", "Cleanup", "Plan", "Progress", "Step"]
+__all__ = ["NOTHING_NEEDED", "Cleanup", "Plan", "Step"]
 
 NOTHING_NEEDED = Needed(0, 0, 0, 0)
 
@@ -106,12 +106,3 @@ class Cleanup:
     evicted: tuple[Resident, ...] = ()
     freed_bytes: int = 0
     missing_bytes: int = 0
-
-
-@frozen
-class Progress:
-    """How far a change is: `transferred_bytes` of `total_bytes` over the network, for `release`."""
-
-    release: Release
-    transferred_bytes: int
-    total_bytes: int

@@ -264,6 +264,10 @@ def test_progress_adds_up_and_never_goes_backwards(world: World) -> None:
     assert transferred == sorted(transferred)
     assert transferred[-1] == seen[-1].total_bytes
     assert len({progress.total_bytes for progress in seen}) == 1
+    assert [progress.done for progress in seen[:-1]] == [False] * (len(seen) - 1)
+    assert seen[-1].done
+    assert {str(one.release) for one in seen[-1].transfers} == {"acme/maps 1.0", "globex/model 1.0"}
+    assert all(one.done and one.percent == 100 for one in seen[-1].transfers)
 
 
 @pytest.mark.parametrize("days_late", [10, 40])
