@@ -21,7 +21,7 @@ WORKERS := auto
 ARGS :=
 UPGRADE :=
 
-.PHONY: help setup demo test check lint types lock bench crash-test clean distclean
+.PHONY: help setup demo test check lint types lock bench crash-test soak clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -80,9 +80,13 @@ lock: setup ## Write requirements-dev.txt anew (UPGRADE=1 for the newest version
 bench: setup ## Measure what docs/performance.md promises
 	@$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 	@$(BIN)/python -m benchmarks.store
+	@$(BIN)/python -m benchmarks.transfer
 
 crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours; ARGS="kills --sample 50")
 	@$(BIN)/python -m tests.crash $(ARGS)
+
+soak: setup ## Install a thousand times through a server that fails one request in ten
+	@$(BIN)/python -m tests.transfer.soak $(ARGS)
 
 clean: ## Remove what tests, tools and the demo left behind
 	@rm -rf .demo .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist build keys/*.json

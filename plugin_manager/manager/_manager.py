@@ -20,6 +20,7 @@ from urllib.parse import quote
 from attrs import evolve
 from packaging.version import Version
 
+from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     CorruptError,
     EvictedError,
@@ -742,10 +743,11 @@ class PluginManager:
         from plugin_manager import trust  # noqa: PLC0415
 
         directory, top = self._store.trust_directory, self._store.directory
-        found = [
-            Garbage("metadata", path.relative_to(top).as_posix(), disk_bytes(path))
-            for path in trust.garbage(directory)
-        ]
+        with disk_errors(top):
+            found = [
+                Garbage("metadata", path.relative_to(top).as_posix(), disk_bytes(path))
+                for path in trust.garbage(directory)
+            ]
         if collect:
             trust.collect(directory)
         return found

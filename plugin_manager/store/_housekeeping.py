@@ -6,10 +6,11 @@ Reads the store, has `_space` decide, and hands what is to go to `_garbage`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve, frozen
 
@@ -64,6 +65,25 @@ class Storage:
         return min(room, max(self.budget_bytes - self.used_bytes, 0))
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _looking(
+    method: Callable[Concatenate[Housekeeping, Arguments], Result],
+) -> Callable[Concatenate[Housekeeping, Arguments], Result]:
+    """A method that takes no lock, whose holder would have the disk's refusals put into words."""
+
+    @wraps(method)
+    def told(
+        self: Housekeeping, /, *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> Result:
+        with disk_errors(self.directory):
+            return method(self, *arguments, **named)
+
+    return told
+
+
 class Housekeeping:
     """The room that `store` takes, kept within `limits`.
 
@@ -72,9 +92,10 @@ class Housekeeping:
 
     def __init__(self, store: Store, limits: Limits | None = None) -> None:
         self._store = store
-        self._directory = store.directory
+        self.directory = store.directory
         self._limits = limits or Limits()
 
+    @_looking
     def residents(self, now: datetime, *, keep_index: bool = False) -> list[Resident]:
         """The releases on disk and why each is there; raises CorruptError.
 
@@ -88,7 +109,7 @@ class Housekeeping:
             generation,
             lineages(records),
             self._index.contents(digests, keep=keep_index),
-            usage=UsageLog(self._directory).read(),
+            usage=UsageLog(self.directory).read(),
             limits=self._limits,
             now=now,
             certain=not damaged,
@@ -98,12 +119,13 @@ class Housekeeping:
     @cached_property
     def _index(self) -> Index:
         tag = bytecode_tag()
-        return Index(self._directory, tag, lambda d: contents_of(self._store.head(d).manifest, tag))
+        return Index(self.directory, tag, lambda d: contents_of(self._store.head(d).manifest, tag))
 
+    @_looking
     def storage(self, now: datetime) -> Storage:
         """What the store holds, and what would go first; raises CorruptError. Writes nothing."""
         residents = self.residents(now)
-        total, free = disk_space(self._directory)
+        total, free = disk_space(self.directory)
         unfinished, records = self._other_bytes()
         sharing, here = Sharing(residents), {one.digest for one in residents}
         return Storage(
@@ -122,10 +144,11 @@ class Housekeeping:
 
     def _other_bytes(self) -> tuple[int, int]:
         """What unfinished downloads take, and everything else but releases."""
-        unfinished = _garbage.staged_bytes(self._directory, ())
+        unfinished = _garbage.staged_bytes(self.directory, ())
         names = ("manifests", "generations", "index", "trust")
-        return unfinished, sum(_garbage.disk_bytes(self._directory / name) for name in names)
+        return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
 
+    @_looking
     def plan_space(
         self, write_bytes: int, protected: Collection[Digest], now: datetime
     ) -> SpacePlan:
@@ -138,29 +161,31 @@ class Housekeeping:
             self.residents(now),
             write_bytes,
             other_bytes=unfinished + records,
-            unfinished_bytes=_garbage.staged_bytes(self._directory, protected),
+            unfinished_bytes=_garbage.staged_bytes(self.directory, protected),
             limits=self._limits,
-            disk=disk_space(self._directory),
+            disk=disk_space(self.directory),
             protected=protected,
             is_leased=_is_leased,
         )
 
+    @_looking
     def plan_cleanup(
         self, now: datetime, *, unfinished: bool = False
     ) -> tuple[list[Garbage], SpacePlan]:
         """What `collect` would remove, and what is over the limits then. Writes nothing."""
         residents = self.residents(now)
-        with disk_errors(self._directory):
+        with disk_errors(self.directory):
             garbage, doomed = self._sort_out(residents, now, unfinished=unfinished)
         left = [one for one in residents if one not in doomed]
         return garbage, self._over_limits(left, garbage)
 
+    @_looking
     def plan_limits(self, now: datetime) -> SpacePlan:
         """What is over the budget or the free floor, and would go. Writes nothing."""
         return self._over_limits(self.residents(now), [])
 
     def _over_limits(self, residents: list[Resident], garbage: Sequence[Garbage]) -> SpacePlan:
-        total, free = disk_space(self._directory)
+        total, free = disk_space(self.directory)
         staged, records = self._other_bytes()
         freed = sum(one.size_bytes for one in garbage)
         files = sum(one.size_bytes for one in garbage if one.kind in _FILES)
@@ -176,10 +201,12 @@ class Housekeeping:
         # Where it would not do, plugins would be lost for nothing.
         return evolve(over, evict=(), freed_bytes=0) if over.missing_bytes else over
 
+    @_looking
     def plan_eviction(self, wanted_bytes: int, now: datetime) -> tuple[list[Resident], int]:
         """Which releases would go first to free `wanted_bytes`, and what that frees."""
         return _space.coldest(self.residents(now), wanted_bytes, _is_leased)
 
+    @_looking
     def freed_bytes(self, going: Iterable[Resident], now: datetime) -> int:
         """What removing `going` would free together."""
         sharing = Sharing(self.residents(now))
@@ -196,7 +223,7 @@ class Housekeeping:
 
         Manifests and generations stay: an active release that is evicted can be fetched again.
         """
-        return _garbage.remove_releases(self._directory, residents)
+        return _garbage.remove_releases(self.directory, residents)
 
     def collect(self, now: datetime, *, unfinished: bool = False) -> list[Garbage]:
         """Remove what nobody needs any more; returns what is gone. Writes.
@@ -208,14 +235,14 @@ class Housekeeping:
         residents = self.residents(now, keep_index=True)
         found, doomed = self._sort_out(residents, now, unfinished=unfinished)
         kept = {one.digest for one in residents if one not in doomed and one.digest}
-        _garbage.remove_files(self._directory, [g for g in found if g.kind in _FILES])
+        _garbage.remove_files(self.directory, [g for g in found if g.kind in _FILES])
         gone = {self._name(one) for one in self.evict(doomed)}
         with contextlib.suppress(OSError):
-            UsageLog(self._directory).shorten(kept)
+            UsageLog(self.directory).shorten(kept)
         return [one for one in found if one.kind in _FILES or one.name in gone]
 
     def _name(self, resident: Resident) -> str:
-        return resident.directory.relative_to(self._directory).as_posix()
+        return resident.directory.relative_to(self.directory).as_posix()
 
     def _sort_out(
         self, residents: list[Resident], now: datetime, *, unfinished: bool
@@ -227,8 +254,8 @@ class Housekeeping:
         kept |= {one.digest for one in doomed if one.digest and _is_leased(one)}
         found = self._old_generations()
         found += self._unnamed_manifests(kept, {one.name for one in found})
-        found += _garbage.stagings(self._directory, now, unfinished=unfinished)
-        found += _garbage.temporary(self._directory)
+        found += _garbage.stagings(self.directory, now, unfinished=unfinished)
+        found += _garbage.temporary(self.directory)
         sharing = Sharing(residents)
         found += [Garbage(one.kept.value, self._name(one), sharing.take(one)) for one in doomed]
         return found, doomed
@@ -262,7 +289,7 @@ class Housekeeping:
         ]:
             named |= {one.digest for one in generation.active.values()}
         found = []
-        for path in _garbage.entries(self._directory / "manifests"):
+        for path in _garbage.entries(self.directory / "manifests"):
             with contextlib.suppress(InvalidInputError):
                 if Digest.parse(path.name) not in named:
                     name = f"manifests/{path.name}"

@@ -34,7 +34,7 @@ from attrs import define, field, frozen
 from plugin_manager import durable
 from plugin_manager.cli._output import EXIT_CODES, exit_code
 from plugin_manager.errors import PluginManagerError
-from plugin_manager.store import Store
+from plugin_manager.store import Kept, Resident, Store
 from tests.crash import power
 from tests.crash.kills import Point, points, run_under_strace, stopped, unfit
 from tests.crash.power import Disk, scratch
@@ -70,6 +70,7 @@ _OPENDIR = "O_NONBLOCK|O_CLOEXEC|O_DIRECTORY"  # by the C library, which starts 
 _CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)")
 _DESCRIPTOR = re.compile(r"^\d+<(.*?)>")
 _QUOTED = re.compile(r'"([^"]*)"')
+_EVICTED = {Kept.ACTIVE, Kept.PREVIOUS, Kept.UNDO}  # what goes for want of room alone
 _ATTEMPTS = 3  # a call of one run need not come in another (reads of the network)
 _TOLD_BYTES = 1 << 16
 _SETS = 2  # of metadata that may stay: the current one, and the one before for its readers
@@ -180,6 +181,24 @@ def retried_syncs(log: Sequence[str]) -> list[str]:
     return found
 
 
+def _after_the_switch(log: Sequence[str]) -> bool:
+    """Whether the fault was met when the change was durable, and only garbage was left to remove.
+
+    What still belongs to the switch is the sync of the directory that holds `current`.
+    """
+    switched = ""
+    for line in log:
+        if line.endswith("(INJECTED)"):
+            path = _DESCRIPTOR.match(line.partition("(")[2])
+            return bool(switched) and path is not None and path[1] != switched
+        match = _CALL.match(line)
+        if match and match[1].startswith("rename") and int(match[3]) == 0:
+            target = Path(_QUOTED.findall(match[2])[1])
+            if target.name == "current" and target.parent.name == "store":
+                switched = str(target.parent)
+    return False
+
+
 @define
 class Bench:
     """One operation, run again and again in fresh copies of its template, each time with a fault.
@@ -191,6 +210,7 @@ class Bench:
     operation: str
     store: Path
     break_it: Callable[[], None] = lambda: None
+    evicted: list[str] = field(factory=list)
     endings: Counter[str] = field(factory=Counter)
     missed: list[str] = field(factory=list)
     _verdicts: dict[str, list[str]] = field(factory=dict)
@@ -198,7 +218,18 @@ class Bench:
     def run(self) -> None:
         """The operation; in a child."""
         self.break_it()
-        OPERATIONS[self.operation].run(self.scenario.manager(self.store))
+        manager = self.scenario.manager(self.store)
+        housekeeping = manager._housekeeping
+        evict = housekeeping.evict
+
+        def noting(residents: Sequence[Resident]) -> list[Resident]:
+            gone = evict(residents)
+            self.evicted += [str(one.release) for one in gone if one.kept in _EVICTED]
+            return gone
+
+        if self.operation != "evict":  # which is there to evict
+            housekeeping.evict = noting  # type: ignore[method-assign]
+        OPERATIONS[self.operation].run(manager)
 
     def fresh(self) -> None:
         """The store as it was before."""
@@ -231,7 +262,7 @@ class Bench:
         # The index can be made anew from the rest, so that its own faults may pass unnoticed.
         if str(self.store / "index") not in met[0]:
             if fault.error != "EINTR" or _OPENDIR not in met[0]:
-                found += self._as_faulty(fault, end)
+                found += self._as_faulty(fault, end, tidying=_after_the_switch(log))
             found += retried_syncs(log)
         found += self.judged()
         return [f"{self.operation}, {fault}, {met[0]}: {problem}" for problem in found]
@@ -244,11 +275,14 @@ class Bench:
         run_under_strace(stopped(lambda: told.tell(self.run)), *options)
         return told.ending(), log.read_text(errors="replace").splitlines()
 
-    def _as_faulty(self, fault: Fault, end: Ending) -> Iterator[str]:
-        """What is wrong with ending like this after this fault."""
+    def _as_faulty(self, fault: Fault, end: Ending, *, tidying: bool) -> Iterator[str]:
+        """What is wrong with ending like this after this fault.
+
+        `tidying`: it met what comes after the change, which is done whatever becomes of that.
+        """
         if fault.error == "EINTR" and fault.point.name in _RESTARTED and end.family:
             yield f"an interruption was not hidden: {end.message}"
-        if fault.error != "EINTR" and fault.point.name in _SYNCS and not end.family:
+        if fault.error != "EINTR" and fault.point.name in _SYNCS and not (end.family or tidying):
             yield "reported done, though a sync failed"
         if fault.error == "ENOSPC" and end.family not in {"", "no-space", "raw"}:
             yield f"a full disk was called {end.family}: {end.message}"
@@ -312,13 +346,14 @@ def full_disk(bench: Bench, directory: Path, room_bytes: int) -> list[str]:
         bench.fresh()
         page = os.sysconf("SC_PAGE_SIZE")
         resize(disk, max(used_bytes(disk) + room_bytes, page))
-        end = in_child(partial(_ending_words, bench))
+        end, evicted = in_child(lambda: (_ending_words(bench), bench.evicted))
         found = _refused(end, {"", "no-space"})
-        if end[0]:
+        if end[0] or evicted:
             found += _still_loads(bench)
         resize(disk, plenty)
         found += [] if end[0] else bench.unfinished()
-        found += bench.judged()
+        # What had to go for it was told, and is no longer there as after an undisturbed run.
+        found += [] if evicted else bench.judged()
     bench.endings[f"full {end[0] or 'done'}"] += 1
     return [f"{bench.operation}, {room_bytes} bytes left: {problem}" for problem in found]
 
