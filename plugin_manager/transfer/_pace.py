@@ -99,16 +99,23 @@ class Pace:
 class _Socket(Protocol):
     def makefile(self, mode: str, buffering: int = ...) -> Any: ...
 
+    def recv_into(self, buffer: Any, /) -> int: ...
+
 
 class _PacedReader(io.RawIOBase):
-    def __init__(self, raw: BinaryIO, pace: Pace) -> None:
-        self._raw, self._pace = raw, pace
+    """Reads from the socket itself; `raw`, its file, is there to be closed with it.
+
+    Under TLS bytes come in records of 16 KB: each layer between costs a tenth of the speed.
+    """
+
+    def __init__(self, connection: _Socket, raw: BinaryIO, pace: Pace) -> None:
+        self._receive, self._raw, self._pace = connection.recv_into, raw, pace
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        count: int = self._raw.readinto(buffer)  # type: ignore[attr-defined]  # BinaryIO lacks it; a SocketIO has it
+        count: int = self._receive(buffer)
         self._pace.judge(count)
         return count
 
@@ -124,7 +131,8 @@ class _PacedSocket:
         self._connection, self._pace = connection, pace
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_PacedReader(self._connection.makefile(mode, 0), self._pace))
+        raw = self._connection.makefile(mode, 0)
+        return io.BufferedReader(_PacedReader(self._connection, raw, self._pace))
 
 
 def paced(pool_class: Any, pace: Pace) -> Any:
