@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import trustme
@@ -57,13 +58,26 @@ def run(command: list[str], **environment: str) -> Run:
         process = subprocess.Popen(
             command, cwd=PROJECT, env={**settings, **environment}, stdout=said, stderr=said
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # Not wait4's ru_maxrss: it counts what this process had when it forked.
+        resident = 0
+        while process.poll() is None:
+            resident = max(resident, resident_bytes(process.pid))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
         seconds = time.perf_counter() - begun
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)[:300]}\n{said.read().decode()}")
-    return Run(seconds, usage.ru_maxrss * 1024)
+    return Run(seconds, resident)
+
+
+def resident_bytes(process: int) -> int:
+    """The most memory that `process` has had resident so far; 0 where that cannot be seen."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Repo:
