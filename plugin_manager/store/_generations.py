@@ -182,7 +182,7 @@ def parse_record(data: bytes, where: str) -> Record:
     if not first or blake3(memoryview(data)[first.end() :]).hexdigest() != first[1].decode():
         raise _corrupt(where)
     try:
-        return _record(data.split(b"\n", 2)[1])
+        return _record(data[first.end() : data.index(b"\n", first.end())])
     except _MALFORMED as error:
         raise _corrupt(where) from error
 
