@@ -55,11 +55,13 @@ def timed(action: Callable[[], object]) -> float:
 def run(command: list[str]) -> None:
     # With bytecode, as what is installed has it: somebody's habit of writing none is not measured.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)[:300]}\n{done.stdout}{done.stderr}")
+    with tempfile.TemporaryFile() as said:  # not a pipe, which this process would have to empty
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environment, stdout=said, stderr=said, check=False
+        )
+        if done.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)[:300]}\n{said.read().decode()}")
 
 
 def row(what: str, ours: float, target: str, peer: float | None = None, name: str = "") -> None:
