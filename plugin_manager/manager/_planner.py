@@ -21,7 +21,7 @@ from plugin_manager.errors import (
     RefusedError,
     UntrustedError,
 )
-from plugin_manager.manager._plan import NOTHING_NEEDED, Plan, Step
+from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manifest import Manifest
 from plugin_manager.model import Host, PluginName, PluginRequirement, Release
 from plugin_manager.store import Active, Generation, Housekeeping, Needed, SpacePlan, Store
@@ -235,11 +235,7 @@ class Planner:
         after = Active(release, head.digest, pinned=bool(before and before.pinned))
         if before and before.digest == after.digest:
             after = before
-        needed = NOTHING_NEEDED
-        if not self._store.has(after):
-            needed = self._needed(head)
-        return Step(before=before, after=after, plugin=release.plugin, head=head, head_bytes=data,
-                    bundle_path=target.path, needed=needed)  # fmt: skip
+        return Step(release.plugin, before, after, head, head_bytes=data, bundle_path=target.path)
 
     def uninstall(self, plugins: Sequence[PluginName]) -> Plan:
         """What making `plugins` inactive would do; raises RefusedError where others need them."""
