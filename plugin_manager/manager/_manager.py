@@ -32,6 +32,7 @@ from plugin_manager.errors import (
 )
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.model import (
+    Digest,
     Host,
     PluginName,
     PluginRequirement,
@@ -377,7 +378,7 @@ class PluginManager:
         return f"{self.settings.base_url()}targets/{quote(path)}"
 
     def _fetch_heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
-        """The first `head_length` bytes of each bundle, not verified."""
+        """The heads of bundles, as their publishers signed them."""
         if not targets:
             return []
         from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
@@ -385,7 +386,10 @@ class PluginManager:
         heads: dict[int, bytes] = {}
 
         def keep(index: int, data: memoryview) -> None:
-            heads[index] = bytes(data)
+            head = bytes(data)
+            if Digest.of(head) != targets[index].head_digest:
+                raise CorruptError("it is not the head that was signed")  # asked for again
+            heads[index] = head
 
         self._transfer.run(
             [

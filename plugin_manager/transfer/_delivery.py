@@ -8,6 +8,7 @@ the rear half of what the slowest still has before it. So no slow connection dec
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -36,7 +37,7 @@ _FAR_CONNECTIONS = 8
 _TRIAL_SECONDS = 0.5  # how long a number of connections is tried before the next
 _WORTHWHILE_GAIN = 1.1
 _IDLE_SECONDS = 0.25
-_SLOW_SECONDS = 2.0  # a last span that takes longer is asked for a second time
+_ENDING_SECONDS = 0.5
 
 
 def _nothing(_: int) -> None:
@@ -73,6 +74,7 @@ class _File:
     epoch: int = 0  # counts failures: what was asked for before the last one tells nothing new
     resume_at: float = 0.0
     progressed: bool = False
+    failing: set[str] = field(factory=set)  # the hosts that failed since the last span came
     whole: bool = False  # this server knows no ranges
     busy: int = 0  # pieces under way
     refetches: Counter[int] = field(factory=Counter)
@@ -102,9 +104,7 @@ class _Piece:
     epoch: int
     client: Client
     begun: float
-    since: float  # when its present span began
     brought_bytes: int = 0
-    again: bool = False  # somebody else's last span
 
 
 class Delivery:
@@ -137,6 +137,7 @@ class Delivery:
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
         self._stopped = False
+        self._sinking = 0  # sinks that are being called
         # How many connections are wanted, and what is known of how that helps.
         self._wanted = 1
         self._growing = True
@@ -156,9 +157,12 @@ class Delivery:
             self._stop(error)
         finally:
             self._stop(None)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._sinking)
             # A thread that still connects has nothing to say any more, and ends by itself.
+            until = time.monotonic() + _ENDING_SECONDS
             for thread in self._threads:
-                thread.join(1.0)
+                thread.join(max(until - time.monotonic(), 0))
         if self._error is not None:
             raise self._error
 
@@ -181,11 +185,11 @@ class Delivery:
         """Fetch piece after piece, until nothing is left or fewer connections are wanted."""
         client = self._acquire()
         client.pace.deadline = self._deadline
-        client.stopped = lambda: self._stopped
-        buffer = memoryview(bytearray(self._longest))
+        client.pace.stopped = lambda: self._stopped
         with self._changed:
             self._clients.add(client)
         try:
+            buffer = memoryview(bytearray(self._longest))
             while piece := self._next(number, client):
                 self._fetch(client, piece, buffer)
         except BaseException as error:
@@ -247,37 +251,23 @@ class Delivery:
 
     def _piece(self, file: _File, url: str, first: int, end: int, client: Client) -> _Piece:
         now = self._clock()
-        return _Piece(file, url, first, end, file.epoch, client, begun=now, since=now)
+        return _Piece(file, url, first, end, file.epoch, client, begun=now)
 
     def _share(self, client: Client, now: float) -> _Piece | None:
-        """Half of what the one with the most before it has; or a last span that takes too long."""
+        """Half of what the one with the most before it has; None where that is not worth it."""
         best, most = None, _LEAST_PIECE_BYTES
         for piece in self._pieces:
-            if piece.end - piece.next < 2 or piece.file.whole or piece.again:
+            if piece.end - piece.next < 2 or piece.file.whole or piece.file.resume_at > now:
                 continue
             before = piece.file.bytes_of(piece.next + 1, piece.end)
             if before > most:
                 best, most = piece, before
-        if best is not None:
-            middle = best.next + 1 + (best.end - best.next - 1) // 2
-            end, best.end = best.end, middle
-        else:
-            slow = [
-                piece
-                for piece in self._pieces
-                if piece.end - piece.next == 1
-                and now - piece.since > _SLOW_SECONDS
-                and not piece.file.whole
-                and not any(p.again and p.next == piece.next for p in self._pieces)
-            ]
-            if not slow:
-                return None
-            best = min(slow, key=lambda piece: piece.since)
-            middle, end = best.next, best.end
+        if best is None:
+            return None
+        middle = best.next + 1 + (best.end - best.next - 1) // 2
+        end, best.end = best.end, middle
         url = self._mirrors.best(best.file.download.urls)
-        found = self._piece(best.file, url, middle, end, client)
-        found.again = middle == best.next
-        return found
+        return self._piece(best.file, url, middle, end, client)
 
     # --- how many connections --------------------------------------------------------------------
 
@@ -301,8 +291,8 @@ class Delivery:
             thread = threading.Thread(
                 target=self._work, args=(number,), name=f"transfer-{number}", daemon=True
             )
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _try_more(self, now: float) -> None:
         """One trial with this many connections is over: see whether more help."""
@@ -363,7 +353,7 @@ class Delivery:
                     piece.next += 1  # another connection brought it
                 if self._stopped or piece.next >= piece.end:
                     return
-                place, piece.since = piece.next, self._clock()
+                place = piece.next
             span = file.spans[place]
             answer.skip(span.start - position, buffer)
             data = buffer[: span.stop - span.start]
@@ -395,8 +385,9 @@ class Delivery:
             if self._stopped or place in file.claimed:
                 return
             file.claimed.add(place)
+            self._sinking += 1
         try:
-            file.download.sink(span.index, data)
+            self._call(file, span.index, data)
         except CorruptError as error:
             self._refuse(piece, place, error)
         else:
@@ -410,6 +401,14 @@ class Delivery:
                         other.client.interrupt()
                 if not file.left:
                     self._changed.notify_all()
+
+    def _call(self, file: _File, index: int, data: memoryview) -> None:
+        try:
+            file.download.sink(index, data)
+        finally:
+            with self._changed:
+                self._sinking -= 1
+                self._changed.notify_all()
 
     def _refuse(self, piece: _Piece, place: int, error: CorruptError) -> None:
         file, span = piece.file, piece.file.spans[place]
@@ -438,10 +437,9 @@ class Delivery:
             while piece.next < piece.end and piece.next in file.claimed:
                 piece.next += 1
             self._mirrors.bring(piece.url, piece.brought_bytes, self._clock() - piece.begun)
-            if not piece.again:
-                self._give_back(piece)
+            self._give_back(piece)
             self._changed.notify_all()
-            if error is None or self._stopped or piece.again or piece.next >= piece.end:
+            if error is None or self._stopped or piece.next >= piece.end:
                 return
             self._mirrors.fail(piece.url)
             if error.status in _TOO_MANY:
@@ -450,13 +448,16 @@ class Delivery:
                 return  # asked for before the last failure: it is the same one once more
             file.epoch += 1
             progressed, file.progressed = file.progressed, False
+            if progressed:
+                file.failing.clear()
+            file.failing.add(_host(piece.url))
             pause = file.attempts.failed(error, progressed=progressed)
-            if self._mirrors.best(file.download.urls) == piece.url:
+            if {_host(url) for url in file.download.urls} <= file.failing:  # nobody else to ask
                 file.resume_at = self._clock() + pause
 
     def _give_back(self, piece: _Piece) -> None:
         """Put the spans that `piece` did not bring where others find them."""
-        file = piece.file
+        file, todo = piece.file, list(piece.file.todo)
         first = None
         stretches = []
         for place in range(piece.next, piece.end + 1):
@@ -466,7 +467,9 @@ class Delivery:
             elif not lacking and first is not None:
                 stretches.append((first, place))
                 first = None
-        file.todo = deque(sorted([*file.todo, *stretches]))
+        file.todo.clear()
+        for start, end in merged([*todo, *stretches]):
+            file.todo.append((start, end))
 
 
 class _Mirrors:
@@ -502,6 +505,17 @@ class _Mirrors:
     def distrust(self, url: str) -> None:
         """`url` sent what was not signed."""
         self._demerits[_host(url)] += 10
+
+
+def merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same places as `stretches` cover, in as few as possible, ascending."""
+    found: list[tuple[int, int]] = []
+    for first, end in sorted(stretches):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((first, end))
+    return found
 
 
 def _host(url: str) -> str:

@@ -149,7 +149,7 @@ class Answer:
                 raise IncompleteRead(b"", self._body.length)
             if self._body.isclosed():  # whole: the connection can serve again
                 self._response.raw.release_conn()
-        client.pace.excuse(client.limit.pay(count, client.stopped))
+        client.pace.excuse(client.limit.pay(count, client.pace.is_over))
         return count
 
     def fill(self, buffer: memoryview, arrived: Callable[[int], None] = lambda _: None) -> None:
@@ -173,7 +173,7 @@ class Answer:
 class Client:
     """GET requests of one thread, over connections that are kept open between them.
 
-    All that comes counts against `limit`, which waits no longer once `stopped()`.
+    All that comes counts against `limit`.
     `latency_seconds`: the shortest time from a request to the header of its answer.
     """
 
@@ -182,7 +182,6 @@ class Client:
         self._clock = clock
         self.pace = Pace(policy, clock)
         self.limit = limit
-        self.stopped: Callable[[], bool] = lambda: False
         self.latency_seconds: float | None = None
         self._session = _Session()
         self._session.headers.clear()

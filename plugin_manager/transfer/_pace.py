@@ -35,6 +35,7 @@ class Pace:
         self.deadline: float | None = None  # a reading of `clock`, for all answers together
         self._answer: HTTPResponse | None = None
         self._socket: object = None
+        self.stopped: Callable[[], bool] = lambda: False
         self._header = True
         self._left_bytes = 0
         self._since = 0.0
@@ -43,6 +44,8 @@ class Pace:
     def begin_header(self, answer: HTTPResponse, connection: object) -> None:
         """A request was sent; what comes now is the header of `answer`, over `connection`."""
         self._answer, self._socket = answer, connection
+        if self.stopped():  # while it was connecting, when there was nothing to interrupt
+            raise PaceError("was not waited for")
         self._header = True
         self._left_bytes = MOST_HEADER_BYTES
         self._since = self._clock()
@@ -75,6 +78,10 @@ class Pace:
     def excuse(self, seconds: float) -> None:
         """It was we who let the server wait for so long."""
         self._since += seconds
+
+    def is_over(self) -> bool:
+        """Whether nobody wants the rest any more: it was stopped, or the deadline has passed."""
+        return self.stopped() or (self.deadline is not None and self._clock() >= self.deadline)
 
     def judge(self, count: int) -> None:
         """Take note of `count` bytes that just came; raises PaceError."""

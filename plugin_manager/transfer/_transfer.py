@@ -60,7 +60,7 @@ class Transfer:
 
     def _release(self, client: Client) -> None:
         client.pace.deadline = None
-        client.stopped = lambda: False
+        client.pace.stopped = lambda: False
         with self._lock:
             self._idle.append(client)
 

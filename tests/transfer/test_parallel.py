@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from attrs import define, field
@@ -144,29 +145,6 @@ def test_no_slow_connection_decides_the_end(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("far")
-def test_a_last_frame_that_hangs_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_delivery, "_SLOW_SECONDS", 0.1)
-    released = threading.Event()
-
-    def hanging(exchange: Exchange) -> bool:
-        start, stop = exchange.request.range(LENGTH)
-        exchange.head(
-            "206 Partial Content",
-            Content_Length=stop - start,
-            Content_Range=f"bytes {start}-{stop - 1}/{LENGTH}",
-        )
-        released.wait(20)
-        return False
-
-    collector = Collector(CONTENT, FRAMES)
-    with Server(in_turn(honest(CONTENT), hanging, honest(CONTENT))) as server:
-        Transfer(Policy(connections=2)).run([download(collector, server.url())])
-        assert not released.is_set()
-        released.set()
-    collector.check_once()
-
-
-@pytest.mark.usefixtures("far")
 def test_a_server_without_ranges_is_read_through_by_one_connection() -> None:
     collector = Collector(CONTENT, FRAMES)
     whole = Counting(wrong(CONTENT, status="200 OK"))
@@ -243,6 +221,30 @@ def test_an_error_of_a_sink_ends_the_run_and_no_sink_is_called_afterwards() -> N
     assert max(calls) <= ended
 
 
+@pytest.mark.usefixtures("far")
+def test_a_sink_under_way_is_waited_for_when_another_fails() -> None:
+    ended: list[float] = []
+
+    def sink(index: int, _: memoryview) -> None:
+        if index == 0:
+            time.sleep(1.5)
+            ended.append(time.monotonic())
+        elif index > 50:
+            raise NoSpaceError("full", needed_bytes=1, free_bytes=0)
+
+    with Server(slowly(CONTENT, seconds=0.002)) as server, pytest.raises(NoSpaceError):
+        Transfer().run([Download((server.url(),), FRAMES, LENGTH, sink)])
+    returned = time.monotonic()
+    assert not ended or ended[0] <= returned
+
+
+def test_the_deadline_holds_under_a_limit_too() -> None:
+    by = Transfer(Policy(deadline_seconds=0.5))
+    by.limit.bytes_per_second = 100
+    with Server(honest(CONTENT)) as server, pytest.raises(NetworkError, match=r"0\.5 s"):
+        by.run([download(Collector(CONTENT, FRAMES), server.url())])
+
+
 # --- mirrors -------------------------------------------------------------------------------------
 
 
@@ -269,6 +271,20 @@ def test_a_failing_mirror_costs_no_waiting(broken: Behaviour) -> None:
         by.run([download(collector, bad.url(), good.url())])
     collector.check_once()
     assert pauses.pauses == []
+
+
+@pytest.mark.usefixtures("far")
+@pytest.mark.parametrize("mirrors", [1, 2, 3])
+def test_where_all_mirrors_fail_there_are_pauses(mirrors: int) -> None:
+    clock = FakeTime()
+    collector = Collector(CONTENT, FRAMES)
+    by = Transfer(Policy(attempts=8), clock=clock.clock, sleep=clock.sleep, random=lambda: 0.0)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(reset)) for _ in range(mirrors)]
+        urls = [server.url() for server in servers]
+        with pytest.raises(NetworkError):
+            by.run([download(collector, *urls)])
+    assert len(clock.pauses) == 8 - mirrors
 
 
 @pytest.mark.usefixtures("far")
@@ -401,7 +417,6 @@ def test_whatever_goes_wrong_each_wanted_frame_is_delivered_once_and_right(
     mirrors: int,
 ) -> None:
     monkeypatch.setattr(_delivery, "_LEAST_PIECE_BYTES", 1000)
-    monkeypatch.setattr(_delivery, "_SLOW_SECONDS", 0.01)
     ends = [0, *sorted(cuts), len(SMALL)]
     frames = [Span(n, ends[n], ends[n + 1]) for n in range(len(ends) - 1) if n in wanted]
     collectors = [Collector(SMALL, frames), Collector(SMALL, frames[::2])]
