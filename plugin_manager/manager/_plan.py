@@ -12,9 +12,9 @@ from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
 
-__all__ = ["NOTHING_NEEDED", "Cleanup", "Plan", "Step"]
+__all__ = ["Cleanup", "Plan", "Step"]
 
-NOTHING_NEEDED = Needed(0, 0, 0, 0)
+_NOTHING_NEEDED = Needed(0, 0, 0, 0)
 
 
 @frozen
@@ -31,7 +31,7 @@ class Step:
     head: Head | None = field(default=None, repr=False)
     head_bytes: bytes = field(default=b"", repr=False)
     bundle_path: str = ""
-    needed: Needed = NOTHING_NEEDED
+    needed: Needed = _NOTHING_NEEDED
 
     @property
     def kind(self) -> str:

@@ -468,7 +468,7 @@ class Delivery:
                 stretches.append((first, place))
                 first = None
         file.todo.clear()
-        for start, end in merged([*todo, *stretches]):
+        for start, end in _merged([*todo, *stretches]):
             file.todo.append((start, end))
 
 
@@ -507,7 +507,7 @@ class _Mirrors:
         self._demerits[_host(url)] += 10
 
 
-def merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same places as `stretches` cover, in as few as possible, ascending."""
     found: list[tuple[int, int]] = []
     for first, end in sorted(stretches):
