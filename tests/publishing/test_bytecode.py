@@ -76,8 +76,9 @@ print(before == plain(), hashlib.sha256(compiled(source, "m.py")).hexdigest())
         )
         same, found = done.stdout.split()
         answers.add(found)
-        if not interned_first and sys.version_info < (3, 12):
-            assert same == "False"  # control: plain marshal does depend on it
+        # control: plain marshal does depend on it (nobody else interns this one: pathlib does "/")
+        if character == "\xe9" and not interned_first and sys.version_info < (3, 12):
+            assert same == "False"
     assert len(answers) == 1
 
 
