@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
-from urllib.parse import quote
 
 from attrs import evolve
 from packaging.version import Version
@@ -30,9 +29,9 @@ from plugin_manager.errors import (
     PluginManagerError,
     RefusedError,
 )
+from plugin_manager.manager._control import Control
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.model import (
-    Digest,
     Host,
     PluginName,
     PluginRequirement,
@@ -49,7 +48,6 @@ from plugin_manager.store import (
     Record,
     Resident,
     SpacePlan,
-    Staging,
     Storage,
     Store,
     disk_bytes,
@@ -58,23 +56,22 @@ from plugin_manager.store import (
 # What looking at a store takes is imported above; what loading and changing take, where it is
 # first needed: commands that only look start in half the time.
 if TYPE_CHECKING:
-    from plugin_manager.bundle import Head
     from plugin_manager.catalogue import Catalogue
     from plugin_manager.loader import LoadedPlugin
+    from plugin_manager.manager._bundles import Bundles
+    from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
     from plugin_manager.manager._loading import Loading
     from plugin_manager.manager._planner import Planner
-    from plugin_manager.manager._progress import Meter, Progress
+    from plugin_manager.manager._progress import Progress
     from plugin_manager.manager._report import Report
-    from plugin_manager.manifest import File, Manifest
+    from plugin_manager.manifest import Manifest
     from plugin_manager.transfer import Transfer
     from plugin_manager.trust import BundleTarget, Expiry, Trust
 
 __all__ = ["PluginManager"]
 
 _HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
-_MOVES = {"install", "upgrade", "downgrade"}
-
 
 _log = logging.getLogger("plugin_manager")
 
@@ -112,6 +109,7 @@ class PluginManager:
         self.waiting = waiting
         self.making_room = making_room
         self._now = now
+        self._control = Control()
         self._store = Store(settings.store)
         self._housekeeping = Housekeeping(self._store, settings.limits)
         self._system = Store(settings.system_store) if settings.system_store else None
@@ -212,6 +210,33 @@ class PluginManager:
             fetch_heads=self._fetch_heads,
             now=self._now,
         )
+
+    @cached_property
+    def _bundles(self) -> Bundles:
+        from plugin_manager.manager._bundles import Bundles  # noqa: PLC0415 - as for `_transfer`
+
+        return Bundles(self.settings, self._transfer, self._control)
+
+    @cached_property
+    def _changes(self) -> Changes:
+        from plugin_manager.manager._changes import Changes  # noqa: PLC0415
+
+        return Changes(
+            self._store,
+            self._housekeeping,
+            self._trust,
+            self._planner,
+            lambda: self._bundles,
+            tag=self.host.bytecode_tag,
+            control=self._control,
+            writing=self._writing,
+            tidy=self._tidy,
+            listener=self,
+            now=self._now,
+        )
+
+    def _fetch_heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
+        return self._bundles.heads(targets) if targets else []
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -373,37 +398,6 @@ class PluginManager:
         self.settings.base_url()
         self._trust.check_root()
 
-    def _bundle_url(self, path: str) -> str:
-        # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
-        return f"{self.settings.base_url()}targets/{quote(path)}"
-
-    def _fetch_heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
-        """The heads of bundles, as their publishers signed them."""
-        if not targets:
-            return []
-        from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
-
-        heads: dict[int, bytes] = {}
-
-        def keep(index: int, data: memoryview) -> None:
-            head = bytes(data)
-            if Digest.of(head) != targets[index].head_digest:
-                raise CorruptError("it is not the head that was signed")  # asked for again
-            heads[index] = head
-
-        self._transfer.run(
-            [
-                Download(
-                    (self._bundle_url(target.path),),
-                    [Span(index, 0, target.head_length)],
-                    target.length,
-                    keep,
-                )
-                for index, target in enumerate(targets)
-            ]
-        )
-        return [heads[index] for index in range(len(targets))]
-
     # --- changing ------------------------------------------------------------------------------
 
     def apply(self, plan: Plan) -> Generation:
@@ -412,60 +406,18 @@ class PluginManager:
         Interrupted, it leaves everything as it was, and what had arrived is used by the next
         attempt. Raises RefusedError where the store has changed since the plan was made.
         """
-        with self._writing():
-            generation = self._store.current()
-            if generation.number != plan.base:
+
+        def planned() -> Plan:
+            if self._store.current().number != plan.base:
                 raise RefusedError(
                     "the store has changed since this was planned", remedy="Plan again."
                 )
-            self._check(plan)
-            plan = self._make_room(plan)
-            staged = self._bring(step for step in plan.steps if step.bundle_path)
-            self._store.place(staged)
-            self._store.keep_heads(step.head_bytes for step in plan.steps if step.bundle_path)
-            changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
-            if changes:
-                generation = self._store.activate(changes, plan.action, self._now())
-            if staged or any(step.after is None for step in plan.steps):
-                self._tidy()
-            return generation
+            return plan
 
-    def _check(self, plan: Plan) -> None:
-        """Raise where what no generation tells has changed since the plan was made."""
-        for step in plan.steps:
-            if step.after and step.kind in _MOVES:
-                self._trust.local().refuse_blocked(step.after.release)
-                if not step.bundle_path:
-                    self._store.lease(step.after).close()  # it is still there
+        return self._changes.carry_out(planned)[1]
 
-    def _make_room(self, plan: Plan) -> Plan:
-        """The plan as it is now, room being made for it.
-
-        Raises NoSpaceError before anything is evicted.
-        """
-        while True:
-            plan = self._planner.fitted(plan)
-            if plan.space is None:
-                return plan
-            plan.space.require(self._store.directory)
-            if plan.space.evict:
-                self._try_fetching(plan)
-            self.making_room(plan.space)
-            gone = self._housekeeping.evict(plan.space.evict)
-            for one in gone:
-                _log.info("evicted %s", one.release)
-            # Not until the disk shows it: it may be late, and more would go for nothing. Only what
-            # was loaded meanwhile, and stays, has to be made up for.
-            if len(gone) == len(plan.space.evict):
-                return plan
-
-    def _try_fetching(self, plan: Plan) -> None:
-        """Raise NetworkError where nothing should be evicted, as the fetch could not even begin."""
-        for step in plan.steps:
-            if step.head and step.needed.fetch_bytes:
-                url = self._bundle_url(step.bundle_path)
-                self._transfer.fetch_range(url, 0, 1, length=step.head.bundle_length)
-                return
+    def _change(self, planning: Callable[[], Plan]) -> Plan:
+        return self._changes.carry_out(planning)[0]
 
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
@@ -475,98 +427,27 @@ class PluginManager:
         except (PluginManagerError, OSError) as error:
             _log.warning("garbage was not collected: %s", error)
 
-    def _bring(self, steps: Iterable[Step]) -> list[Staging]:
-        """See that the steps' releases are on disk and whole; those to be placed are returned."""
-        placing, mending = [], []
-        for step in steps:
-            assert step.after is not None
-            assert step.head is not None
-            manifest = step.head.manifest
-            files = manifest.files_for(self.host.bytecode_tag)
-            if not self._store.has(step.after):
-                placing.append((step.head, files, step.bundle_path))
-                continue
-            damaged = {fault.path for fault in self._store.faults(step.after, manifest, "")}
-            if files := [file for file in files if file.path in damaged]:
-                mending.append((step.head, files, step.bundle_path))
-        staged = self._assemble([*placing, *mending])
-        for staging in staged[len(placing) :]:
-            self._store.replace(staging)
-        return staged[: len(placing)]
-
-    def _assemble(self, wanted: Iterable[tuple[Head, Sequence[File], str]]) -> list[Staging]:
-        """Files of releases, whose bundles are at these paths, staged and complete."""
-        from plugin_manager.manager._progress import Meter  # noqa: PLC0415 - as for `_transfer`
-
-        with ExitStack() as open_stagings:
-            staged, lacking, meter = [], [], Meter(self.progress)
-            for head, files, bundle_path in wanted:
-                staging = open_stagings.enter_context(self._store.staging(head, files))
-                reused = staging.reuse()
-                staged.append(staging)
-                if spans := list(staging.spans()):
-                    total = sum(stop - start for _, start, stop in spans)
-                    meter.expect(head.manifest.release, total, reused)
-                    lacking.append((staging, spans, bundle_path))
-            if lacking:
-                self._fetch_frames(lacking, meter)
-        return staged
-
-    def _fetch_frames(
-        self, lacking: Sequence[tuple[Staging, Sequence[tuple[int, int, int]], str]], meter: Meter
-    ) -> None:
-        from plugin_manager.transfer import Download, Span  # noqa: PLC0415 - as for `_transfer`
-
-        def accept(staging: Staging, index: int, data: memoryview) -> None:
-            staging.accept(index, data)
-            meter.verified(staging.head.manifest.release, len(data))
-
-        self._transfer.run(
-            [
-                Download(
-                    (self._bundle_url(bundle_path),),
-                    [Span(*span) for span in spans],
-                    staging.head.bundle_length,
-                    partial(accept, staging),
-                    partial(meter.arrived, staging.head.manifest.release),
-                )
-                for staging, spans, bundle_path in lacking
-            ]
-        )
-
     def install(self, *requests: str | PluginRequirement) -> Plan:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
         wanted = _requirements(requests)
         self._require_source()
-        with self._writing():
-            plan = self._planner.install(wanted)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self._planner.install(wanted))
 
     def upgrade(self, *names: str | PluginName) -> Plan:
         """Upgrade as `plan_upgrade` says; returns the plan that was done."""
         self._require_source()
-        with self._writing():
-            plan = self.plan_upgrade(*names)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_upgrade(*names))
 
     def uninstall(self, *names: str | PluginName) -> Plan:
         """Make plugins inactive; returns the plan.
 
         Their files stay until the next change, so that this one can be undone.
         """
-        with self._writing():
-            plan = self.plan_uninstall(*names)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_uninstall(*names))
 
     def rollback(self, name: str | PluginName, to: str | Version | None = None) -> Plan:
         """Go back a version and hold it, as `plan_rollback` says; returns the plan."""
-        with self._writing():
-            plan = self.plan_rollback(name, to)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_rollback(name, to))
 
     def plan_hold(self, name: str | PluginName, *, held: bool = True) -> Plan:
         """What keeping upgrades away from a plugin (or letting them come again) would do."""
@@ -579,17 +460,11 @@ class PluginManager:
 
     def hold(self, name: str | PluginName) -> Plan:
         """Keep upgrades away from a plugin."""
-        with self._writing():
-            plan = self.plan_hold(name)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_hold(name))
 
     def unhold(self, name: str | PluginName) -> Plan:
         """Let upgrades change a plugin again."""
-        with self._writing():
-            plan = self.plan_hold(name, held=False)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_hold(name, held=False))
 
     def plan_pin(self, name: str | PluginName, *, pinned: bool = True) -> Plan:
         """What keeping a plugin from ever being evicted (or letting it be again) would do."""
@@ -598,24 +473,15 @@ class PluginManager:
 
     def pin(self, name: str | PluginName) -> Plan:
         """Keep a plugin's releases from being evicted, however long they are not loaded."""
-        with self._writing():
-            plan = self.plan_pin(name)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_pin(name))
 
     def unpin(self, name: str | PluginName) -> Plan:
         """Let a plugin's releases be evicted again."""
-        with self._writing():
-            plan = self.plan_pin(name, pinned=False)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_pin(name, pinned=False))
 
     def rollback_to(self, generation: int) -> Plan:
         """Go back to a whole generation, as `plan_rollback_to` says; returns the plan."""
-        with self._writing():
-            plan = self.plan_rollback_to(generation)
-            self.apply(plan)
-        return plan
+        return self._change(lambda: self.plan_rollback_to(generation))
 
     def update(self, *names: str | PluginName) -> None:
         """Bring fresh signed metadata, and with it news of blocked releases; no plugin changes.
@@ -659,19 +525,10 @@ class PluginManager:
             self._trust,
             self.host.bytecode_tag,
             fetch_heads=self._fetch_heads,
-            assemble=self._assemble_with_room,
+            assemble=self._changes.assemble_with_room,
             require_source=self._require_source,
             now=self._now,
         )
-
-    def _assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
-        active = Active(head.manifest.release, head.digest)
-        needed = self._store.needed(head, files)
-        step = Step(
-            active.release.plugin, None, active, head, bundle_path=bundle_path, needed=needed
-        )
-        self._make_room(Plan("repair", self._store.current().number, (step,)))
-        return self._assemble([(head, files, bundle_path)])[0]
 
     # --- space ---------------------------------------------------------------------------------
 

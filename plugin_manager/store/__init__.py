@@ -3,6 +3,16 @@
 from plugin_manager.store._garbage import Garbage, disk_bytes
 from plugin_manager.store._generations import Active, Change, Generation, Record
 from plugin_manager.store._housekeeping import Housekeeping, Storage
+from plugin_manager.store._jobs import (
+    JobRecords,
+    JobState,
+    QueueWish,
+    Standing,
+    Want,
+    Wish,
+    job_id,
+    state_of,
+)
 from plugin_manager.store._lease import Lease
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
@@ -24,18 +34,26 @@ __all__ = [
     "Garbage",
     "Generation",
     "Housekeeping",
+    "JobRecords",
+    "JobState",
     "Kept",
     "Lease",
     "Needed",
+    "QueueWish",
     "Record",
     "Resident",
     "SpacePlan",
     "Staging",
+    "Standing",
     "Storage",
     "Store",
+    "Want",
+    "Wish",
     "disk_bytes",
     "foreign_files",
+    "job_id",
     "open_verified",
     "read_verified",
     "release_faults",
+    "state_of",
 ]

@@ -18,7 +18,7 @@ from attrs import frozen
 from plugin_manager.durable import TEMPORARY_PREFIX, is_real_directory, remove_tree, sync_directory
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest
-from plugin_manager.store._lease import claim
+from plugin_manager.store._lease import claim, is_occupied
 from plugin_manager.store._space import Resident
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
@@ -67,15 +67,23 @@ def temporary(store: Path) -> list[Garbage]:
     return found
 
 
-def stagings(store: Path, now: datetime, *, unfinished: bool) -> list[Garbage]:
-    """What was staged and not touched for long; with `unfinished` all that is staged."""
-    found = []
+def stagings(
+    store: Path, now: datetime, wanted: Collection[Digest], *, unfinished: bool
+) -> tuple[list[Garbage], set[Digest]]:
+    """What was staged and not touched for long, or with `unfinished` at all; and what stays.
+
+    What is `wanted`, or being fetched right now, stays in any case.
+    """
+    found, kept = [], set()
     for path in entries(store / "staging"):
         with contextlib.suppress(InvalidInputError, FileNotFoundError):
-            Digest.parse(path.name)  # else it is not ours
-            if unfinished or not is_fresh(path, now):
+            digest = Digest.parse(path.name)  # else it is not ours
+            old = unfinished or not is_fresh(path, now)
+            if old and digest not in wanted and not is_occupied(path):
                 found.append(Garbage("download", f"staging/{path.name}", disk_bytes(path)))
-    return found
+            else:
+                kept.add(digest)
+    return found, kept
 
 
 def staged_bytes(store: Path, without: Collection[str]) -> int:

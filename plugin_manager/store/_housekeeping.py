@@ -22,6 +22,7 @@ from plugin_manager.store import _garbage, _residents, _space
 from plugin_manager.store._contents import Index, contents_of
 from plugin_manager.store._garbage import Garbage
 from plugin_manager.store._generations import Active, lineages, unbroken
+from plugin_manager.store._jobs import JobRecords, state_of
 from plugin_manager.store._lease import claim
 from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan, distinct_bytes
 from plugin_manager.store._store import Store
@@ -94,6 +95,7 @@ class Housekeeping:
         self._store = store
         self.directory = store.directory
         self._limits = limits or Limits()
+        self._jobs = JobRecords(store.directory)
 
     @_looking
     def residents(self, now: datetime, *, keep_index: bool = False) -> list[Resident]:
@@ -253,12 +255,40 @@ class Housekeeping:
         # Before a release is gone its manifest is of use: the next attempt finds both.
         kept |= {one.digest for one in doomed if one.digest and _is_leased(one)}
         found = self._old_generations()
-        found += self._unnamed_manifests(kept, {one.name for one in found})
-        found += _garbage.stagings(self.directory, now, unfinished=unfinished)
+        # The manifest of what is to be resumed tells what of it is there.
+        wanted, jobs = self._old_jobs(now, unfinished=unfinished)
+        downloads, staged = _garbage.stagings(self.directory, now, wanted, unfinished=unfinished)
+        found += self._unnamed_manifests(kept | staged | wanted, {one.name for one in found})
+        found += [*downloads, *jobs]
         found += _garbage.temporary(self.directory)
         sharing = Sharing(residents)
         found += [Garbage(one.kept.value, self._name(one), sharing.take(one)) for one in doomed]
         return found, doomed
+
+    def _old_jobs(self, now: datetime, *, unfinished: bool) -> tuple[set[Digest], list[Garbage]]:
+        """What jobs still want; and the records of those that are over, or were given up."""
+        wanted, found = set(), []
+        ended: list[tuple[datetime, Garbage]] = []
+        for job in self._jobs.ids():
+            wish, standing = self._jobs.wish(job), self._jobs.standing(job)
+            garbage = Garbage("job", f"jobs/{job}", _garbage.disk_bytes(self._jobs.directory / job))
+            if self._jobs.is_claimed(job):
+                wanted |= set(standing.digests) if standing else set()
+            elif wish is None:
+                found.append(garbage)  # nobody can tell what it was
+            elif state_of(wish, standing, claimed=False).final:
+                ended.append((standing.updated if standing else wish.submitted, garbage))
+            elif wish.foreground and (unfinished or now - wish.submitted > _garbage.IDLE):
+                found.append(garbage)
+            else:
+                wanted |= set(standing.digests) if standing else set()
+        ended.sort(key=lambda one: one[0], reverse=True)
+        found += [
+            garbage
+            for index, (moment, garbage) in enumerate(ended)
+            if index >= _MOST_ENDED_JOBS or now - moment > _garbage.IDLE
+        ]
+        return wanted, found
 
     def _old_generations(self) -> list[Garbage]:
         newest = self._store.current().number
@@ -297,7 +327,8 @@ class Housekeeping:
         return found
 
 
-_FILES = {"generation", "manifest", "temporary", "download"}
+_FILES = {"generation", "manifest", "temporary", "download", "job"}
+_MOST_ENDED_JOBS = 100
 
 
 def _is_leased(resident: Resident, *, patient: bool = False) -> bool:

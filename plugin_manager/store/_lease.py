@@ -18,7 +18,7 @@ from plugin_manager.errors import LockedError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Lease", "claim"]
+__all__ = ["Lease", "claim", "is_occupied", "occupy"]
 
 _ATTEMPTS, _PATIENCE, _PAUSE_SECONDS = 400, 4, 0.005
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -91,6 +91,37 @@ def claim(directory: Path, *, patient: bool = False) -> Lease | None:
             return Lease(descriptor)
     os.close(descriptor)
     return None
+
+
+def occupy(directory: Path) -> Lease | None:
+    """The exclusive right to work in `directory`; None where another has it.
+
+    Where the file system has no locks everybody gets it. Raises FileNotFoundError.
+    """
+    descriptor = os.open(directory, _FLAGS)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            return Lease(descriptor)
+        if not _is_at(descriptor, directory):  # removed between the opening and the lock
+            os.close(descriptor)
+            return occupy(directory)
+    return Lease(descriptor)
+
+
+def is_occupied(directory: Path) -> bool:
+    """Whether another has the exclusive right to work in `directory`."""
+    try:
+        occupied = occupy(directory)
+    except OSError:
+        return False  # it is not there
+    if occupied:
+        occupied.close()
+    return occupied is None
 
 
 def _is_at(descriptor: int, directory: Path) -> bool:

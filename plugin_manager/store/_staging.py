@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from attrs import define, frozen
 from blake3 import blake3
 
-from plugin_manager.durable import make_real_directories, remove_tree
+from plugin_manager.durable import remove_tree
 from plugin_manager.errors import CorruptError
 from plugin_manager.store import _files
 from plugin_manager.store._contents import BLOCK_BYTES, blocks
+from plugin_manager.store._lease import Lease
 from plugin_manager.store._verify import damaged_chunks, foreign_files
 
 if TYPE_CHECKING:
@@ -175,16 +176,22 @@ class Staging:
     """A release (or some `files` of it) being assembled in `directory`.
 
     First `reuse`, then `spans` says what to fetch, then each frame goes to `accept`, from any
-    thread, then `finish`.
+    thread, then `finish`. `occupied`, which keeps everybody else out, ends with `vacate`.
     """
 
     def __init__(
-        self, head: Head, files: Sequence[File], directory: Path, trees: Sequence[InstalledTree]
+        self,
+        head: Head,
+        files: Sequence[File],
+        directory: Path,
+        trees: Sequence[InstalledTree],
+        occupied: Lease,
     ) -> None:
         self.head = head
         self.files = files
         self.directory = directory
         self._trees = trees
+        self._occupied = occupied
         self._lock = threading.Lock()
         self._made: set[Path] = set()
         self._writers: list[_Writer] = []
@@ -209,7 +216,6 @@ class Staging:
         Bytes of an earlier attempt are kept where they hash right; whole equal files of installed
         releases are shared; single chunks are copied. All are verified on the way.
         """
-        make_real_directories(self.directory.parent, self.directory)
         os.utime(self.directory)  # somebody is at it: see `is_fresh`
         manifest = self.head.manifest
         sources = _Sources(self._trees, _wanted(manifest, self.files))
@@ -315,6 +321,11 @@ class Staging:
         """Let go of open files; what is staged stays for a later attempt."""
         for writer in self._writers:
             writer.close()
+
+    def vacate(self) -> None:
+        """Close, and let others at it."""
+        self.close()
+        self._occupied.close()
 
 
 def _remove(path: Path) -> None:

@@ -37,13 +37,14 @@ from plugin_manager.errors import (
     CorruptError,
     EvictedError,
     InvalidInputError,
+    LockedError,
     NotFoundError,
 )
 from plugin_manager.model import Digest, PluginName, Release
 from plugin_manager.store import _files, _garbage, _residents
 from plugin_manager.store._generations import Active, Generation, Record, lineages, unbroken
 from plugin_manager.store._history import History
-from plugin_manager.store._lease import Lease
+from plugin_manager.store._lease import Lease, is_occupied, occupy
 from plugin_manager.store._lock import WriterLock
 from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
 from plugin_manager.store._usage import UsageLog
@@ -374,13 +375,30 @@ class Store:
 
     @contextlib.contextmanager
     def staging(self, head: Head, files: Sequence[File]) -> Iterator[Staging]:
-        """A staging of `files`, to `place` or `replace`, or to resume another time. Writes."""
-        trees = self.installed_trees(head.manifest.release.plugin)
-        staging = Staging(head, files, self._staging_path(head.digest), trees)
-        try:
-            yield staging
-        finally:
-            staging.close()
+        """A staging of `files`, to `place` or `replace`, or to resume another time. Writes.
+
+        Only its beginning is for the holder of the lock: until the block is left, the staging is
+        this caller's alone. Raises LockedError where it is another's.
+        """
+        with disk_errors(self.directory):
+            trees = self.installed_trees(head.manifest.release.plugin)
+            directory = self._staging_path(head.digest)
+            make_real_directories(directory.parent, directory)
+            occupied = occupy(directory)
+            if occupied is None:
+                raise LockedError(
+                    f"{head.manifest.release} is being fetched by another process",
+                    remedy="Wait for it to finish; 'pluginctl jobs' shows it.",
+                )
+            staging = Staging(head, files, directory, trees, occupied)
+            try:
+                yield staging
+            finally:
+                staging.vacate()
+
+    def is_staging(self, digest: Digest) -> bool:
+        """Whether some process is fetching the release whose head this is."""
+        return is_occupied(self._staging_path(digest))
 
     def place(self, stagings: Sequence[Staging]) -> None:
         """Finish staged releases and move each to its place, whole. Writes.
@@ -398,6 +416,7 @@ class Store:
             if os.path.lexists(destination):
                 set_aside(destination)
             staging.directory.rename(destination)
+            staging.vacate()  # whoever loads it waits for nobody
             changed |= {destination.parent, destination.parent.parent}
         for directory in changed:
             sync_directory(directory)

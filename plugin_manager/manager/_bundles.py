@@ -1,0 +1,92 @@
+"""Heads and frames of bundles, from the repository and its mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from urllib.parse import quote
+
+from plugin_manager.errors import CorruptError
+from plugin_manager.manager._control import Control
+from plugin_manager.manager._progress import Meter
+from plugin_manager.model import Digest
+from plugin_manager.settings import Settings
+from plugin_manager.store import Staging
+from plugin_manager.transfer import Download, Span, Transfer
+from plugin_manager.trust import BundleTarget
+
+__all__ = ["Bundles"]
+
+
+class Bundles:
+    """Fetches parts of bundles by their paths below `targets/`, side by side.
+
+    Each part is judged as it arrives, and asked for again where it is not what was signed. Raises
+    NetworkError, UntrustedError; CancelledError once `control` was stopped.
+    """
+
+    def __init__(self, settings: Settings, transfer: Transfer, control: Control) -> None:
+        self._settings = settings
+        self._transfer = transfer
+        self._control = control
+
+    def heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
+        """The heads of bundles, as their publishers signed them."""
+        heads: dict[int, bytes] = {}
+
+        def keep(index: int, data: memoryview) -> None:
+            head = bytes(data)
+            if Digest.of(head) != targets[index].head_digest:
+                raise CorruptError("it is not the head that was signed")
+            heads[index] = head
+
+        self._run(
+            [
+                self._download(target.path, [Span(i, 0, target.head_length)], target.length, keep)
+                for i, target in enumerate(targets)
+            ]
+        )
+        return [heads[index] for index in range(len(targets))]
+
+    def frames(self, lacking: Sequence[tuple[Staging, str]], meter: Meter) -> None:
+        """What stagings lack, each with its bundle's path; `meter` expects them already."""
+
+        def accept(staging: Staging, index: int, data: memoryview) -> None:
+            staging.accept(index, data)
+            meter.verified(staging.head.manifest.release, len(data))
+
+        self._run(
+            [
+                self._download(
+                    path,
+                    [Span(*span) for span in staging.spans()],
+                    staging.head.bundle_length,
+                    partial(accept, staging),
+                    partial(meter.arrived, staging.head.manifest.release),
+                )
+                for staging, path in lacking
+            ]
+        )
+
+    def try_fetching(self, path: str, length: int) -> None:
+        """Ask for one byte of a bundle of `length` bytes; raises NetworkError."""
+        self._run([self._download(path, [Span(0, 0, 1)], length, lambda _index, _data: None)])
+
+    def _download(
+        self,
+        path: str,
+        spans: Sequence[Span],
+        length: int,
+        sink: Callable[[int, memoryview], None],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Download:
+        # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
+        url = f"{self._settings.base_url()}targets/{quote(path)}"
+        return Download((url,), spans, length, sink, progress)
+
+    def _run(self, downloads: Sequence[Download]) -> None:
+        if not downloads:
+            return
+        delivery = self._transfer.delivery(downloads)
+        with self._control.cancelling(delivery.cancel):
+            delivery.run()

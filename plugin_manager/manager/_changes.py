@@ -1,0 +1,253 @@
+"""Carrying out plans: all or nothing, and without the store's lock while bytes arrive.
+
+The lock is held to plan and make room, let go to fetch, and taken again to place what was fetched
+and switch to it. Nobody else waits for a download; where the store changed meanwhile, it is planned
+anew, and what has arrived stays at hand. What is being fetched is this process's alone by a lock on
+its directory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from plugin_manager.bundle import Head
+from plugin_manager.errors import LockedError
+from plugin_manager.manager._control import Control
+from plugin_manager.manager._plan import Plan, Step
+from plugin_manager.manager._planner import Planner
+from plugin_manager.manager._progress import Meter, Progress
+from plugin_manager.manifest import File
+from plugin_manager.model import Digest
+from plugin_manager.store import Active, Generation, Housekeeping, SpacePlan, Staging, Store
+from plugin_manager.trust import Trust
+
+if TYPE_CHECKING:
+    from plugin_manager.manager._bundles import Bundles
+
+__all__ = ["Changes"]
+
+_MOVES = {"install", "upgrade", "downgrade"}
+_LOOK_AGAIN_SECONDS = 0.2
+
+_log = logging.getLogger("plugin_manager")
+
+
+class Listener(Protocol):
+    """Whoever is told how a change goes on, as PluginManager describes."""
+
+    @property
+    def progress(self) -> Callable[[Progress], None]: ...
+
+    @property
+    def waiting(self) -> Callable[[str], None]: ...
+
+    @property
+    def making_room(self) -> Callable[[SpacePlan], None]: ...
+
+
+class Changes:
+    """Carries out plans for one store, one at a time; `control` stops it.
+
+    `bundles` are made when first needed, as most changes fetch nothing; `writing` gives the store's
+    lock, `tidy` collects garbage.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        housekeeping: Housekeeping,
+        trust: Trust,
+        planner: Planner,
+        bundles: Callable[[], Bundles],
+        *,
+        tag: str,
+        control: Control,
+        writing: Callable[[], AbstractContextManager[None]],
+        tidy: Callable[[], None],
+        listener: Listener,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._housekeeping = housekeeping
+        self._trust = trust
+        self._planner = planner
+        self._bundles = bundles
+        self._tag = tag
+        self._control = control
+        self._writing = writing
+        self._tidy = tidy
+        self._listener = listener
+        self._now = now
+
+    def carry_out(
+        self,
+        planning: Callable[[], Plan],
+        planned: Callable[[Plan], None] = lambda _: None,
+    ) -> tuple[Plan, Generation]:
+        """Do what `planning()` says; returns the plan, and the generation that is then current.
+
+        It is asked with the lock held, and again where the store has changed since. `planned` is
+        told before anything is fetched. Interrupted at any point it leaves everything as it was,
+        and what had arrived for the next attempt.
+        """
+        plan: Plan | None = None
+        with ExitStack() as open_stagings:
+            staged: dict[Digest, Staging] = {}
+            while True:
+                with self._writing():
+                    self._control.check()
+                    if plan is None or plan.base != self._store.current().number:
+                        plan = planning()
+                    self._check(plan)
+                    lacking = [step for step in plan.steps if self._lacks(step, staged)]
+                    if not lacking:
+                        return plan, self._commit(plan, staged)
+                    plan = self._make_room(plan)
+                    self._store.keep_heads(step.head_bytes for step in lacking)
+                    planned(plan)
+                    opened = self._open(lacking, open_stagings)
+                if opened:
+                    staged |= opened
+                    self._assemble([(opened[_digest(s)], s.bundle_path) for s in lacking])
+                else:
+                    # Whoever has one of them may wait for one of ours.
+                    open_stagings.close()
+                    staged = {}
+                    self._wait_for_others(lacking)
+
+    def _lacks(self, step: Step, staged: dict[Digest, Staging]) -> bool:
+        return (
+            bool(step.bundle_path)
+            and step.after is not None
+            and not self._store.has(step.after)
+            and step.after.digest not in staged
+        )
+
+    def _open(self, steps: Sequence[Step], open_stagings: ExitStack) -> dict[Digest, Staging]:
+        """A staging for each of `steps`; none where another process has one of them."""
+        with ExitStack() as opening:
+            opened = {}
+            for step in steps:
+                head = _head(step)
+                files = head.manifest.files_for(self._tag)
+                try:
+                    staging = opening.enter_context(self._store.staging(head, files))
+                except LockedError:
+                    return {}
+                opened[_digest(step)] = staging
+            open_stagings.push(opening.pop_all())
+        return opened
+
+    def _wait_for_others(self, steps: Sequence[Step]) -> None:
+        """Wait until nobody else fetches any of `steps`."""
+        told = False
+        while held := [step for step in steps if self._store.is_staging(_digest(step))]:
+            if not told:
+                release = _head(held[0]).manifest.release
+                self._listener.waiting(f"another process is fetching {release}")
+                told = True
+            self._control.wait(_LOOK_AGAIN_SECONDS)
+
+    def _check(self, plan: Plan) -> None:
+        """Raise where what no generation tells has changed since the plan was made."""
+        for step in plan.steps:
+            if step.after and step.kind in _MOVES:
+                self._trust.local().refuse_blocked(step.after.release)
+                if not step.bundle_path:
+                    self._store.lease(step.after).close()  # it is still there
+
+    def _make_room(self, plan: Plan) -> Plan:
+        """The plan as it is now, room being made for it.
+
+        Raises NoSpaceError before anything is evicted.
+        """
+        while True:
+            plan = self._planner.fitted(plan)
+            if plan.space is None:
+                return plan
+            plan.space.require(self._store.directory)
+            if plan.space.evict:
+                self._try_fetching(plan)
+            self._listener.making_room(plan.space)
+            gone = self._housekeeping.evict(plan.space.evict)
+            for one in gone:
+                _log.info("evicted %s", one.release)
+            # Not until the disk shows it: it may be late, and more would go for nothing. Only what
+            # was loaded meanwhile, and stays, has to be made up for.
+            if len(gone) == len(plan.space.evict):
+                return plan
+
+    def _try_fetching(self, plan: Plan) -> None:
+        """Raise NetworkError where nothing should be evicted, as the fetch could not even begin."""
+        for step in plan.steps:
+            if step.head and step.needed.fetch_bytes:
+                self._bundles().try_fetching(step.bundle_path, step.head.bundle_length)
+                return
+
+    def _commit(self, plan: Plan, staged: dict[Digest, Staging]) -> Generation:
+        """Place what was staged and switch to it."""
+        steps = [step for step in plan.steps if step.bundle_path]
+        placing = [step for step in steps if step.after and not self._store.has(step.after)]
+        for step in steps:
+            if step not in placing:
+                self._mend(step)
+        self._store.place([staged[_digest(step)] for step in placing])
+        self._store.keep_heads(step.head_bytes for step in steps)
+        changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
+        generation = self._store.current()
+        if changes:
+            generation = self._store.activate(changes, plan.action, self._now())
+        if placing or any(step.after is None for step in plan.steps):
+            self._tidy()
+        return generation
+
+    def _mend(self, step: Step) -> None:
+        """See that a release that is on this disk already is whole."""
+        assert step.after is not None
+        head = _head(step)
+        damaged = {fault.path for fault in self._store.faults(step.after, head.manifest, "")}
+        if files := [f for f in head.manifest.files_for(self._tag) if f.path in damaged]:
+            self._store.replace(self.assemble(head, files, step.bundle_path))
+
+    def assemble(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
+        """`files` of a release, staged and complete; for the holder of the lock.
+
+        Makes no room. Raises LockedError where another process is fetching it.
+        """
+        with self._store.staging(head, files) as staging:
+            self._assemble([(staging, bundle_path)])
+        return staging
+
+    def assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
+        """As `assemble`, room being made for it."""
+        active = Active(head.manifest.release, head.digest)
+        needed = self._store.needed(head, files)
+        plugin = active.release.plugin
+        step = Step(plugin, None, active, head, bundle_path=bundle_path, needed=needed)
+        self._make_room(Plan("repair", self._store.current().number, (step,)))
+        return self.assemble(head, files, bundle_path)
+
+    def _assemble(self, wanted: Iterable[tuple[Staging, str]]) -> None:
+        """Complete stagings, each with its bundle's path: from this disk, then by fetching."""
+        lacking, meter = [], Meter(self._listener.progress)
+        for staging, bundle_path in wanted:
+            self._control.check()
+            reused = staging.reuse()
+            if total := sum(stop - start for _, start, stop in staging.spans()):
+                meter.expect(staging.head.manifest.release, total, reused)
+                lacking.append((staging, bundle_path))
+        if lacking:
+            self._bundles().frames(lacking, meter)
+
+
+def _head(step: Step) -> Head:
+    assert step.head is not None
+    return step.head
+
+
+def _digest(step: Step) -> Digest:
+    return _head(step).digest
