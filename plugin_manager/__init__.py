@@ -18,7 +18,16 @@ from plugin_manager.errors import PluginManagerError
 
 if TYPE_CHECKING:
     from plugin_manager.loader import LoadedPlugin
-    from plugin_manager.manager import Inspection, Plan, PluginManager, Progress, Report, Step
+    from plugin_manager.manager import (
+        Inspection,
+        Job,
+        JobState,
+        Plan,
+        PluginManager,
+        Progress,
+        Report,
+        Step,
+    )
     from plugin_manager.model import PluginName, PluginRequirement, Release
     from plugin_manager.settings import Settings
     from plugin_manager.trust import Expiry
@@ -28,6 +37,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Expiry": "trust",
     "Inspection": "manager",
+    "Job": "manager",
+    "JobState": "manager",
     "LoadedPlugin": "loader",
     "Plan": "manager",
     "PluginManager": "manager",
@@ -43,6 +54,8 @@ _HOMES = {
 __all__ = [
     "Expiry",
     "Inspection",
+    "Job",
+    "JobState",
     "LoadedPlugin",
     "Plan",
     "PluginManager",

@@ -12,6 +12,15 @@ PLUGINCTL_MIN_FREE       how much of the disk must stay free, such as 2GB or 5%;
 PLUGINCTL_KEEP_PREVIOUS  how many earlier releases of each plugin are kept; default 1
 PLUGINCTL_KEEP_GENERATIONS  how many generations the history keeps; default 100
 PLUGINCTL_SYSTEM_STORE   directory of a further store that is only read, after this one
+PLUGINCTL_MIRRORS        further addresses that serve the same, with spaces between them
+PLUGINCTL_TOKENS         file with a line "https://host TOKEN" for each server that wants a bearer
+                         token; for its owner's eyes only
+PLUGINCTL_MAX_RATE       how many bytes a second to fetch at most, such as 5MB; default: no limit
+PLUGINCTL_METERED        what jobs do on a connection that is paid by the byte: allow (the
+                         default), pause, or ask
+PLUGINCTL_QUIET_HOURS    when jobs fetch nothing, such as 08:00-18:00 or 22:00-06:00, local time;
+                         several with commas between them
+PLUGINCTL_JOBS           how many jobs run at a time; default 3
 PLUGINCTL_CA_BUNDLE      file with further certificate authorities for https
 PLUGINCTL_INSECURE_HTTP  yes: allow plain http to other machines (content is signed all the same)
 
@@ -22,10 +31,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from datetime import time, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
@@ -34,10 +43,21 @@ from packaging.version import Version
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import parse_version
 
-__all__ = ["Limits", "Settings", "from_environment", "parse_size"]
+__all__ = [
+    "Limits",
+    "QueuePolicy",
+    "QuietHours",
+    "Settings",
+    "from_environment",
+    "parse_quiet_hours",
+    "parse_rate",
+    "parse_size",
+]
 
 DEFAULT_GRACE = timedelta(days=30)
 _BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kKMGT])(i)?)?B?", re.ASCII)
+_HOUR = "([01][0-9]:[0-5][0-9]|2[0-3]:[0-5][0-9])"
+_HOURS = re.compile(f"{_HOUR} ?- ?{_HOUR}", re.ASCII)
 DEFAULT_FREE_PERCENT = 3.0
 DEFAULT_FREE_BYTES = 1_000_000_000
 MAX_NUMBER = 36_500  # days: a century; seconds: more than ten hours
@@ -68,8 +88,42 @@ class Limits:
 
 
 @frozen
+class QuietHours:
+    """Times of the day, `start` (included) to `stop`, that may reach past midnight."""
+
+    start: time
+    stop: time
+
+    def covers(self, moment: time) -> bool:
+        """Whether `moment` is one of them."""
+        if self.start < self.stop:
+            return self.start <= moment < self.stop
+        return moment >= self.start or moment < self.stop
+
+    def __str__(self) -> str:
+        return f"{self.start:%H:%M}-{self.stop:%H:%M}"
+
+
+@frozen
+class QueuePolicy:
+    """When jobs run: how many at a time, in all and of one group (0: as many), and not when.
+
+    `metered`: what they do on a connection that is paid by the byte: `ask` waits for somebody to
+    allow it for each job.
+    """
+
+    jobs_at_once: int = 3
+    jobs_per_group: int = 0
+    metered: Literal["allow", "pause", "ask"] = "allow"
+    quiet_hours: tuple[QuietHours, ...] = ()
+
+
+@frozen
 class Settings:
     """Everything a manager is told from outside; `repository` ends with "/" or is "".
+
+    `mirrors` serve the same as it; `tokens` are bearer tokens by the server that gets them, such as
+    "https://plugins.example.org".
 
     `root` is the pinned root metadata itself, or the file that holds it, or None: then only
     commands work that neither load nor fetch anything.
@@ -84,6 +138,10 @@ class Settings:
     limits: Limits = field(factory=Limits)
     system_store: Path | None = None
     on_corruption: Literal["refuse", "repair"] = "refuse"
+    mirrors: tuple[str, ...] = ()
+    tokens: Mapping[str, str] = field(factory=dict, repr=False)
+    max_bytes_per_second: int | None = None
+    queue: QueuePolicy = field(factory=QueuePolicy)
     ca_bundle: Path | None = None
     insecure_http: bool = False
 
@@ -176,6 +234,9 @@ def from_environment(
     min_free_bytes: int | str | None = None,
     keep_previous: int | None = None,
     system_store: str | Path | None = None,
+    mirrors: Iterable[str] | None = None,
+    tokens: Mapping[str, str] | None = None,
+    max_bytes_per_second: int | str | None = None,
 ) -> Settings:
     """The settings that arguments and, where they are None, `environment` give.
 
@@ -213,9 +274,108 @@ def from_environment(
             }
         ),
         system_store=_path("system store", system_store).absolute() if system_store else None,
+        mirrors=tuple(map(parse_repository, _mirrors(environment) if mirrors is None else mirrors)),
+        tokens=_tokens(environment) if tokens is None else _checked_tokens("tokens", tokens),
+        max_bytes_per_second=parse_rate(
+            "PLUGINCTL_MAX_RATE",
+            environment.get("PLUGINCTL_MAX_RATE") or ""
+            if max_bytes_per_second is None
+            else str(max_bytes_per_second),
+        ),
+        queue=_queue(environment),
         ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
         insecure_http=_switch(environment, "PLUGINCTL_INSECURE_HTTP"),
     )
+
+
+def _mirrors(environment: Mapping[str, str]) -> list[str]:
+    return environment.get("PLUGINCTL_MIRRORS", "").split()
+
+
+def _queue(environment: Mapping[str, str]) -> QueuePolicy:
+    metered = (environment.get("PLUGINCTL_METERED") or "allow").lower()
+    if metered not in {"allow", "pause", "ask"}:
+        raise InvalidInputError(
+            f"PLUGINCTL_METERED: {metered!r} is none of allow, pause and ask",
+            remedy="Write one of them, or leave it out.",
+        )
+    hours = environment.get("PLUGINCTL_QUIET_HOURS", "")
+    return QueuePolicy(
+        jobs_at_once=_count(environment, "PLUGINCTL_JOBS", 3, least=1),
+        metered=cast("Literal['allow', 'pause', 'ask']", metered),
+        quiet_hours=tuple(parse_quiet_hours(one) for one in hours.split(",") if one.strip()),
+    )
+
+
+def parse_quiet_hours(text: str) -> QuietHours:
+    """The hours that `text` ("22:00-06:00") names."""
+    match = _HOURS.fullmatch(text.strip())
+    if not match or match[1] == match[2]:
+        raise InvalidInputError(
+            f"quiet hours: {text.strip()!r} are not times of the day",
+            remedy="Write for instance 22:00-06:00.",
+        )
+    start, stop = time.fromisoformat(match[1]), time.fromisoformat(match[2])
+    return QuietHours(start, stop)
+
+
+def parse_rate(what: str, text: str) -> int | None:
+    """The bytes a second that `text` says: an amount, with or without "/s"; None for ""."""
+    return parse_size(what, text.strip().removesuffix("/s")) if text.strip() else None
+
+
+MAX_TOKENS_BYTES = 256 * 1024
+
+
+def _tokens(environment: Mapping[str, str]) -> Mapping[str, str]:
+    name = environment.get("PLUGINCTL_TOKENS")
+    if not name:
+        return {}
+    path = _path("PLUGINCTL_TOKENS", name)
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            lines = file.read(MAX_TOKENS_BYTES).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise InvalidInputError(
+            f"file of tokens {path}: {why}", remedy="Give a text file that can be read."
+        ) from error
+    if os.name == "posix" and mode & 0o077:
+        raise InvalidInputError(
+            f"file of tokens {path}: others may read it", remedy=f"Run 'chmod 600 {path}'."
+        )
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 2:
+            raise InvalidInputError(
+                f"file of tokens {path}: line {number} is not a server and a token",
+                remedy="Write for instance: https://plugins.example.org TOKEN",
+            )
+        found[words[0]] = words[1]
+    return _checked_tokens(f"file of tokens {path}", found)
+
+
+def _checked_tokens(where: str, tokens: Mapping[str, str]) -> Mapping[str, str]:
+    """`tokens` by "scheme://host:port" as it is normally written; raises InvalidInputError."""
+    found = {}
+    for server, token in tokens.items():
+        parts = urlsplit(parse_repository(server))
+        if parts.path not in {"", "/"}:
+            raise InvalidInputError(
+                f"{where}: {server!r} is more than a server",
+                remedy="Leave out what follows the server's name.",
+            )
+        if not re.fullmatch(r"[\x21-\x7e]+", token, re.ASCII):
+            raise InvalidInputError(  # the token itself is shown nowhere
+                f"{where}: the token for {server} holds a space, or what is not ASCII",
+                remedy="Copy it anew.",
+            )
+        found[f"{parts.scheme}://{parts.netloc.lower()}"] = token
+    return found
 
 
 def _path(what: str, given: str | Path) -> Path:

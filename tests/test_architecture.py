@@ -17,7 +17,7 @@ LEVELS = [
     {"cli"},
     {"manager"},
     {"loader"},
-    {"trust", "store", "transfer", "publishing", "_host"},
+    {"trust", "store", "transfer", "publishing", "_host", "_connection"},
     {"resolver", "settings"},
     {"bundle", "catalogue"},
     {"manifest"},

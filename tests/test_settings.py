@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +30,12 @@ VARIABLES = (
     "PLUGINCTL_KEEP_PREVIOUS",
     "PLUGINCTL_KEEP_GENERATIONS",
     "PLUGINCTL_SYSTEM_STORE",
+    "PLUGINCTL_MIRRORS",
+    "PLUGINCTL_TOKENS",
+    "PLUGINCTL_MAX_RATE",
+    "PLUGINCTL_METERED",
+    "PLUGINCTL_QUIET_HOURS",
+    "PLUGINCTL_JOBS",
     "PLUGINCTL_CA_BUNDLE",
     "PLUGINCTL_INSECURE_HTTP",
 )
@@ -234,3 +240,89 @@ def test_control_the_strategy_reaches_both_ends():
 
     reach()
     assert outcomes == {True, None}
+
+
+# --- network and queue -----------------------------------------------------------------------
+
+
+def test_mirrors_are_addresses_too() -> None:
+    text = "https://a.example.org/x  https://b.example.org/"
+    found = from_environment({"PLUGINCTL_MIRRORS": text}).mirrors
+    assert found == ("https://a.example.org/x/", "https://b.example.org/")
+    assert "ftp" in refusal({"PLUGINCTL_MIRRORS": "ftp://a.example.org"}).message
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("", None), ("5MB", 5_000_000), ("5MB/s", 5_000_000), ("64KiB", 65536)]
+)
+def test_a_rate_is_an_amount_a_second(text: str, rate: int | None) -> None:
+    assert from_environment({"PLUGINCTL_MAX_RATE": text}).max_bytes_per_second == rate
+
+
+def test_a_rate_that_is_none_names_the_variable() -> None:
+    assert "PLUGINCTL_MAX_RATE" in refusal({"PLUGINCTL_MAX_RATE": "fast"}).message
+
+
+def test_the_queue_s_policy() -> None:
+    queue = from_environment(
+        {
+            "PLUGINCTL_METERED": "Ask",
+            "PLUGINCTL_JOBS": "7",
+            "PLUGINCTL_QUIET_HOURS": "22:00-06:00, 12:00 - 13:30",
+        }
+    ).queue
+    assert (queue.metered, queue.jobs_at_once) == ("ask", 7)
+    assert [str(hours) for hours in queue.quiet_hours] == ["22:00-06:00", "12:00-13:30"]
+    night, noon = queue.quiet_hours
+    covered = [text for text in ("05:59", "06:00", "21:59", "22:00", "23:59", "00:00")
+               if night.covers(time.fromisoformat(text))]  # fmt: skip
+    assert covered == ["05:59", "22:00", "23:59", "00:00"]
+    assert noon.covers(time(12))
+    assert not noon.covers(time(13, 30))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PLUGINCTL_METERED": "never"},
+        {"PLUGINCTL_JOBS": "0"},
+        {"PLUGINCTL_QUIET_HOURS": "24:00-06:00"},
+        {"PLUGINCTL_QUIET_HOURS": "06:00"},
+        {"PLUGINCTL_QUIET_HOURS": "06:00-06:00"},
+    ],
+)
+def test_a_policy_that_is_none_is_refused(environment: dict[str, str]) -> None:
+    refusal(environment)
+
+
+def test_tokens_are_read_from_a_file_of_its_owner_s(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(
+        "# servers\n\nhttps://A.example.org s3cret\nhttps://b.example.org:8443/ other\n"
+    )
+    path.chmod(0o600)
+    found = from_environment({"PLUGINCTL_TOKENS": str(path)})
+    assert found.tokens == {
+        "https://a.example.org": "s3cret",
+        "https://b.example.org:8443": "other",
+    }
+    assert "s3cret" not in repr(found)
+
+
+def test_a_file_of_tokens_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("https://a.example.org s3cret\n")
+    path.chmod(0o640)
+    assert "chmod 600" in refusal({"PLUGINCTL_TOKENS": str(path)}).remedy
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["https://a.example.org", "a s3cret", "https://a.example.org/x s3cret",
+     "https://u@a.example.org s3cret", "https://a.example.org s3cr\xe9t"],
+)  # fmt: skip
+def test_a_line_that_is_no_token_is_refused_without_showing_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(line + "\n")
+    path.chmod(0o600)
+    assert "s3cr" not in str(refusal({"PLUGINCTL_TOKENS": str(path)}))

@@ -12,12 +12,17 @@ __all__ = ["Control"]
 
 
 class Control:
-    """The reins of one change, which runs in one thread; `stop` is for any."""
+    """The reins of one change, which runs in one thread; `stop` and `limit` are for any.
 
-    def __init__(self) -> None:
+    Neither may be called by who holds a lock that the change's callbacks take.
+    """
+
+    def __init__(self, bytes_per_second: int | None = None) -> None:
+        self.bytes_per_second = bytes_per_second
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._cancels: list[Callable[[], None]] = []
+        self._limits: list[Callable[[int | None], None]] = []
 
     @property
     def stopped(self) -> bool:
@@ -43,6 +48,25 @@ class Control:
         """Wait for so long; raises CancelledError as soon as it is stopped."""
         self._stopped.wait(seconds)
         self.check()
+
+    def limit(self, bytes_per_second: int | None) -> None:
+        """Fetch no faster than this from now on; None: as fast as it goes."""
+        with self._lock:
+            self.bytes_per_second = bytes_per_second
+            for limit in self._limits:
+                limit(bytes_per_second)
+
+    @contextmanager
+    def limiting(self, limit: Callable[[int | None], None]) -> Iterator[None]:
+        """Have `limit` called with the limit: now, and when it changes while the block runs."""
+        with self._lock:
+            limit(self.bytes_per_second)
+            self._limits.append(limit)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits.remove(limit)
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], None]) -> Iterator[None]:

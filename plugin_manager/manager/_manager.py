@@ -24,6 +24,7 @@ from plugin_manager.errors import (
     CorruptError,
     EvictedError,
     InvalidInputError,
+    NetworkError,
     NoSpaceError,
     NotFoundError,
     PluginManagerError,
@@ -32,6 +33,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.model import (
+    Digest,
     Host,
     PluginName,
     PluginRequirement,
@@ -50,6 +52,7 @@ from plugin_manager.store import (
     SpacePlan,
     Storage,
     Store,
+    Wish,
     disk_bytes,
 )
 
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
     from plugin_manager.manager._bundles import Bundles
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
+    from plugin_manager.manager._job import Hooks, ResumeStatus
+    from plugin_manager.manager._jobs import Jobs
     from plugin_manager.manager._loading import Loading
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._progress import Progress
@@ -90,7 +95,11 @@ class PluginManager:
     `progress(Progress)` is called as bytes arrive, twice a second at most and whenever a transfer
     begins or is done, from whatever thread; `waiting(holder)` once where the lock is held,
     `making_room(SpacePlan)` once it is known what a change takes and what has to be evicted for
-    it, before anything is evicted or fetched: also where a load brings a release back.
+    it, before anything is evicted or fetched: also where a load brings a release back;
+    `retrying(error, seconds)` where the network failed, and it tries again after a pause.
+
+    Several managers may share a `transfer`, whose limits then hold for all together; `control`
+    stops what this one does.
     """
 
     def __init__(
@@ -102,14 +111,19 @@ class PluginManager:
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
         making_room: Callable[[SpacePlan], None] = _ignore,
+        retrying: Callable[[NetworkError, float], None] = lambda _error, _seconds: None,
+        transfer: Transfer | None = None,
+        control: Control | None = None,
     ) -> None:
         self.settings = settings
         self._expiry = expiry
         self.progress = progress
         self.waiting = waiting
         self.making_room = making_room
+        self.retrying = retrying
         self._now = now
-        self._control = Control()
+        self._shared_transfer = transfer
+        self._control = control or Control()
         self._store = Store(settings.store)
         self._housekeeping = Housekeeping(self._store, settings.limits)
         self._system = Store(settings.system_store) if settings.system_store else None
@@ -167,8 +181,14 @@ class PluginManager:
         # requests takes 0.1 s to import, and most commands need no network.
         from plugin_manager.transfer import Policy, Transfer  # noqa: PLC0415
 
+        if self._shared_transfer:
+            return self._shared_transfer
         settings = self.settings
-        return Transfer(Policy(ca_bundle=settings.ca_bundle, insecure_http=settings.insecure_http))
+        transfer = Transfer(
+            Policy(ca_bundle=settings.ca_bundle, insecure_http=settings.insecure_http)
+        )
+        transfer.limit.bytes_per_second = settings.max_bytes_per_second
+        return transfer
 
     @cached_property
     def _trust(self) -> Trust:
@@ -341,7 +361,12 @@ class PluginManager:
         return isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
 
     def close(self) -> None:
-        """Unload every plugin that this manager loaded, those that require others first."""
+        """Unload every plugin that this manager loaded, those that require others first.
+
+        What its jobs were doing is queued again.
+        """
+        if "jobs" in self.__dict__:
+            self.jobs.close()
         self._loading.close()
 
     def __enter__(self) -> Self:
@@ -416,8 +441,10 @@ class PluginManager:
 
         return self._changes.carry_out(planned)[1]
 
-    def _change(self, planning: Callable[[], Plan]) -> Plan:
-        return self._changes.carry_out(planning)[0]
+    def _change(
+        self, planning: Callable[[], Plan], planned: Callable[[Plan], None] = _ignore
+    ) -> Plan:
+        return self._changes.carry_out(planning, planned)[0]
 
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
@@ -431,12 +458,15 @@ class PluginManager:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
         wanted = _requirements(requests)
         self._require_source()
-        return self._change(lambda: self._planner.install(wanted))
+        with self.jobs.on_record("install", wanted, self._control) as planned:
+            return self._change(lambda: self._planner.install(wanted), planned)
 
     def upgrade(self, *names: str | PluginName) -> Plan:
         """Upgrade as `plan_upgrade` says; returns the plan that was done."""
+        plugins = [_plugin(name) for name in names]
         self._require_source()
-        return self._change(lambda: self.plan_upgrade(*names))
+        with self.jobs.on_record("upgrade", plugins, self._control) as planned:
+            return self._change(lambda: self.plan_upgrade(*names), planned)
 
     def uninstall(self, *names: str | PluginName) -> Plan:
         """Make plugins inactive; returns the plan.
@@ -492,6 +522,49 @@ class PluginManager:
         self._require_source()
         with self._writing():
             self._planner.update(plugins)
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """What is fetched and installed in the background, and on record."""
+        from plugin_manager.manager._jobs import Jobs  # noqa: PLC0415
+
+        return Jobs(
+            self.settings,
+            run=self._run_job,
+            discard=self._store.discard_staging,
+            resume_status=self._resume_status,
+            limit=self._limit,
+            now=self._now,
+        )
+
+    def _limit(self, bytes_per_second: int | None) -> None:
+        self._transfer.limit.bytes_per_second = bytes_per_second
+
+    def _run_job(self, wish: Wish, hooks: Hooks) -> None:
+        """Do what a job wants; in a thread of its own, so with a manager of its own."""
+        other = PluginManager(
+            self.settings,
+            expiry=self._expiry,
+            now=self._now,
+            progress=hooks.progress,
+            waiting=hooks.waiting,
+            retrying=hooks.retrying,
+            transfer=self._transfer,
+            control=hooks.control,
+        )
+        other._require_source()
+        if wish.action == "install":
+            wanted = _requirements(wish.requests)
+            other._change(lambda: other._planner.install(wanted), hooks.planned)
+        else:
+            other._change(lambda: other.plan_upgrade(*wish.requests), hooks.planned)
+
+    def _resume_status(self, digest: Digest) -> ResumeStatus:
+        from plugin_manager.manager._resume import resume_status  # noqa: PLC0415
+
+        return resume_status(self._store, self._trust, self.host.bytecode_tag, digest)
 
     # --- verifying and repairing ---------------------------------------------------------------
 

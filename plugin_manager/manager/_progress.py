@@ -6,10 +6,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, Self
 
 from attrs import define, frozen
 
-from plugin_manager.model import Release
+from plugin_manager.document import Document
+from plugin_manager.model import Platform, PluginName, Release, parse_version
 
 __all__ = ["Meter", "Progress"]
 
@@ -48,6 +50,54 @@ class Progress:
         if self.bytes_per_second < 1:
             return None
         return (self.total_bytes - self.transferred_bytes) / self.bytes_per_second
+
+    @property
+    def state(self) -> str:
+        """`queued`, `running` or `completed`."""
+        if self.done:
+            return "completed"
+        return "running" if self.transferred_bytes else "queued"
+
+    def render(self) -> dict[str, Any]:
+        """As a JSON value, for another process to `parse`."""
+        release = self.release
+        return {
+            "plugin": str(release.plugin) if release else "",
+            "version": str(release.version) if release else "",
+            "platform": str(release.platform) if release else "",
+            "transferred_bytes": self.transferred_bytes,
+            "total_bytes": self.total_bytes,
+            "reused_bytes": self.reused_bytes,
+            "bytes_per_second": int(self.bytes_per_second),
+            "done": self.done,
+            "transfers": [one.render() for one in self.transfers],
+        }
+
+    @classmethod
+    def parse(cls, value: object) -> Self | None:
+        """What `render` gave; None where it is anything else."""
+        document = Document(value)
+        found = cls._read(document)
+        return None if document.faults else found
+
+    @classmethod
+    def _read(cls, document: Document) -> Self:
+        release = None
+        if document.text("plugin", ""):
+            plugin = document.parsed("plugin", PluginName.parse)
+            version = document.parsed("version", parse_version)
+            platform = document.parsed("platform", Platform.parse)
+            if plugin and version and platform:
+                release = Release(plugin, version, platform)
+        return cls(
+            release,
+            document.integer("transferred_bytes"),
+            document.integer("total_bytes"),
+            document.integer("reused_bytes"),
+            document.integer("bytes_per_second"),
+            document.boolean("done"),
+            tuple(cls._read(one) for one in document.tables("transfers")),
+        )
 
 
 @define

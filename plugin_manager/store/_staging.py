@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from plugin_manager.bundle import Head
     from plugin_manager.manifest import Chunk, File, Manifest
 
-__all__ = ["InstalledTree", "Needed", "Staging", "survey"]
+__all__ = ["InstalledTree", "Needed", "Staging", "staged_bytes", "survey"]
 
 
 @frozen
@@ -108,6 +108,14 @@ def survey(
                 frames.add(chunk.frame)
     lengths = manifest.columns.frame_lengths
     return Needed(sum(lengths[frame] for frame in frames), copy, share, write)
+
+
+def staged_bytes(manifest: Manifest, files: Sequence[File], directory: Path) -> int:
+    """The bytes of `files` that are in `directory` and hash right."""
+    return sum(
+        file.size - sum(chunk.length for chunk in _lacking(directory / file.path, manifest, file))
+        for file in files
+    )
 
 
 def _lacking(path: Path, manifest: Manifest, file: File) -> list[Chunk]:

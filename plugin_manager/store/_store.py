@@ -46,7 +46,7 @@ from plugin_manager.store._generations import Active, Generation, Record, lineag
 from plugin_manager.store._history import History
 from plugin_manager.store._lease import Lease, is_occupied, occupy
 from plugin_manager.store._lock import WriterLock
-from plugin_manager.store._staging import InstalledTree, Needed, Staging, survey
+from plugin_manager.store._staging import InstalledTree, Needed, Staging, staged_bytes, survey
 from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
 
@@ -395,6 +395,19 @@ class Store:
                 yield staging
             finally:
                 staging.vacate()
+
+    def staged_bytes(self, head: Head, files: Sequence[File]) -> int:
+        """The bytes of `files` that are staged and hash right; hashes them."""
+        with disk_errors(self.directory):
+            return staged_bytes(head.manifest, files, self._staging_path(head.digest))
+
+    def discard_staging(self, digest: Digest) -> None:
+        """Remove what is staged of a release, unless it is being fetched."""
+        directory = self._staging_path(digest)
+        with disk_errors(self.directory), contextlib.suppress(FileNotFoundError):
+            if occupied := occupy(directory):
+                with occupied:
+                    remove_tree(directory)
 
     def is_staging(self, digest: Digest) -> bool:
         """Whether some process is fetching the release whose head this is."""

@@ -1,0 +1,398 @@
+"""The jobs of a store: asked for, looked at, waited for.
+
+A job is a change that outlives the process that asked for it. It is recorded before its first
+request, worked at by whoever has it claimed, and resumed from the bytes that are on disk and hash
+right: there is no other record of how far it came. The records in the store are all that processes
+share.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from attrs import evolve
+
+from plugin_manager._connection import is_metered
+from plugin_manager.errors import CancelledError, InvalidInputError, NotFoundError, RefusedError
+from plugin_manager.manager._control import Control
+from plugin_manager.manager._foreground import on_record
+from plugin_manager.manager._job import Hooks, Job, ResumeStatus, requests_text
+from plugin_manager.manager._plan import Plan
+from plugin_manager.manager._progress import Progress
+from plugin_manager.manager._worker import LOOK_SECONDS, Worker
+from plugin_manager.model import Digest, PluginName, PluginRequirement
+from plugin_manager.settings import Settings
+from plugin_manager.store import JobRecords, JobState, Standing, Want, Wish, state_of
+
+__all__ = ["Jobs"]
+
+_TOLD_EVERY_SECONDS = 0.5
+_STOPPED_SECONDS = 30.0  # in which whatever a job is doing comes to an end
+
+
+class Jobs:
+    """The jobs of one store; from any thread.
+
+    `submit`, `pause`, `resume`, `cancel` record what is wanted, whoever works at the job. `work`
+    begins to work at all that is queued, in threads of this process, until `close`; `start` and
+    `resume` begin that too. A job that is not over when its process ends goes on where somebody
+    works at the queue again.
+
+    Where the network fails, a job waits and tries again: after ten seconds, then twice as long up
+    to a quarter of an hour. What no waiting mends (a server that refuses, no space, a release that
+    cannot be installed) fails.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run: Callable[[Wish, Hooks], None],
+        discard: Callable[[Digest], None],
+        resume_status: Callable[[Digest], ResumeStatus],
+        limit: Callable[[int | None], None],
+        now: Callable[[], datetime],
+        metered: Callable[[], bool] = is_metered,
+    ) -> None:
+        self._discard_staged = discard
+        self._resume_status = resume_status
+        self._now = now
+        self._records = JobRecords(settings.store)
+        self._inboxes: list[_Inbox] = []
+        self._lock = threading.Lock()
+        self._worker = Worker(
+            settings,
+            self._records,
+            run=run,
+            discard=self._discard,
+            limit=limit,
+            tell=self._publish,
+            now=now,
+            metered=metered,
+        )
+
+    # --- asking --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        *requests: str | PluginRequirement,
+        action: Literal["install", "upgrade"] = "install",
+        priority: int = 5,
+        group: str = "",
+        bytes_per_second: int | None = None,
+        metered: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> Job:
+        """Record that `requests` shall be installed (or, as names, upgraded); works at nothing.
+
+        What is asked for again is the same job, with the wishes given now; where it had ended, or
+        was paused, it is queued again. `priority` is from 0, the highest, to 10; of a `group` no
+        more run at once than the settings say; `bytes_per_second` limits this job alone;
+        `metered` lets it run whatever the policy says of such connections.
+        """
+        _check_priority(priority)
+        now, seconds = self._now(), deadline_seconds
+        wish = Wish(
+            action,
+            requests_text(action, requests),
+            now,
+            priority=priority,
+            group=group,
+            bytes_per_second=bytes_per_second,
+            metered=metered,
+            deadline=None if seconds is None else now + timedelta(seconds=seconds),
+        )
+        with self._lock:
+            if known := self._records.wish(wish.id):
+                again = self._state(known).final
+                submitted = now if again else known.submitted
+                wish = evolve(wish, attempt=known.attempt + again, submitted=submitted)
+            self._records.keep_wish(wish)
+        self._worker.wake()
+        return self.get(wish.id)
+
+    def start(self, *requests: str | PluginRequirement, **wishes: Any) -> Job:
+        """As `submit`, and begin to work at it in this process."""
+        job = self.submit(*requests, **wishes)
+        self.work()
+        return self.get(job.id)
+
+    def pause(self, job: str | None = None) -> None:
+        """Stop a job, until it is resumed; or (None) all, also those that are asked for later."""
+        if job is None:
+            self._records.keep_queue(evolve(self._records.queue(), paused=True))
+        else:
+            self._wish(job, want=Want.PAUSE)
+        self._worker.wake()
+
+    def resume(self, job: str | None = None, *, metered: bool | None = None) -> None:
+        """Go on with a job, also one that failed or was cancelled; or (None) lift `pause()`.
+
+        `metered=True` allows it to fetch over a connection that is paid by the byte.
+        """
+        if job is None:
+            self._records.keep_queue(evolve(self._records.queue(), paused=False))
+        else:
+            wish = self._known(job)
+            state = self._state(wish)
+            again = state in {JobState.FAILED, JobState.CANCELLED}
+            self._wish(
+                job,
+                want=Want.RUN,
+                foreground=wish.foreground and self._records.is_claimed(wish.id),
+                attempt=wish.attempt + again,
+                deadline=None if again else wish.deadline,
+                metered=wish.metered if metered is None else metered,
+            )
+        self.work()
+
+    def cancel(self, job: str | None = None, *, keep: bool = True) -> None:
+        """End a job (None: all that are not over).
+
+        With `keep` what has arrived stays for another time, until `cleanup` finds it old; else it
+        is removed. Returns when nothing more is fetched, where the job is this process's.
+        """
+        wanted = [job] if job else [one.id for one in self.active()]
+        for one in wanted:
+            if not self._state(self._known(one)).final:
+                self._wish(one, want=Want.CANCEL, keep=keep)
+        self._worker.wake()
+        for one in wanted:
+            self._end_cancelled(one)
+            self._worker.wait_for_end(self._known(one).id, _STOPPED_SECONDS)
+
+    def limit(self, bytes_per_second: int | None, job: str | None = None) -> None:
+        """Fetch no faster than this, a job or (None) all together; None: as the settings say."""
+        if job is None:
+            queue = self._records.queue()
+            self._records.keep_queue(evolve(queue, bytes_per_second=bytes_per_second))
+        else:
+            self._wish(job, bytes_per_second=bytes_per_second)
+        self._worker.wake()
+
+    def prioritise(self, job: str, priority: int) -> None:
+        """Change a job's priority."""
+        _check_priority(priority)
+        self._wish(job, priority=priority)
+        self._worker.wake()
+
+    def forget(self, job: str) -> None:
+        """Remove the record of a job that is over; raises RefusedError where it is not."""
+        wish = self._known(job)
+        if not self._state(wish).final:
+            raise RefusedError(f"{wish.id} is not over", remedy="Cancel it first.")
+        if claim := self._records.claim(wish.id):
+            with claim:
+                self._records.remove(wish.id)
+
+    def _wish(self, job: str, **changes: Any) -> None:
+        with self._lock:
+            self._records.keep_wish(evolve(self._known(job), **changes))
+
+    def _known(self, job: str) -> Wish:
+        """The wish of the job whose id is `job`, or begins so; raises NotFoundError."""
+        if wish := self._records.wish(job):
+            return wish
+        found = [one for one in self._records.ids() if job and one.startswith(job)]
+        wish = self._records.wish(found[0]) if len(found) == 1 else None
+        if wish is None:
+            what = "are several jobs" if len(found) > 1 else "is no job"
+            raise NotFoundError(f"there {what} {job!r}", remedy="'pluginctl jobs' lists them.")
+        return wish
+
+    def _state(self, wish: Wish) -> JobState:
+        claimed = self._records.is_claimed(wish.id)
+        return state_of(wish, self._records.standing(wish.id), claimed=claimed)
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def get(self, job: str) -> Job:
+        """A job by its id, or by how that begins; raises NotFoundError."""
+        wish = self._known(job)
+        if ours := self._worker.job(wish.id):
+            return ours
+        known = self._records.standing(wish.id)
+        state = self._state(wish)
+        standing = Standing(wish.attempt, state, wish.submitted)
+        if known and known.attempt == wish.attempt:
+            if known.state is state:
+                standing = known
+            elif state is JobState.QUEUED and known.state is JobState.RUNNING:
+                standing = evolve(standing, why="interrupted")
+        return Job.of(wish, standing, Progress.parse(self._records.progress(wish.id)))
+
+    def all(self) -> list[Job]:
+        """All jobs that are on record, the most urgent first; those that are over at the end."""
+        found = []
+        for one in self._records.ids():
+            with suppress(NotFoundError):
+                found.append(self.get(one))
+        return sorted(found, key=lambda job: (job.state.final, job.priority, job.submitted, job.id))
+
+    def active(self) -> Sequence[Job]:
+        """The jobs that are not over."""
+        return [job for job in self.all() if not job.state.final]
+
+    @property
+    def paused(self) -> bool:
+        """Whether all are paused."""
+        return self._records.queue().paused
+
+    def wait(self, job: str, timeout_seconds: float | None = None) -> Job:
+        """The job when it is over; raises what it failed with, CancelledError, or TimeoutError."""
+        last = self.get(job)
+        for event in self.watch(job, timeout_seconds=timeout_seconds):
+            last = event
+        if last.state is JobState.CANCELLED:
+            raise CancelledError(f"{last} was cancelled", remedy="Start it again to go on.")
+        if not last.state.final:
+            raise TimeoutError(f"{last} is not over after {timeout_seconds:g} s")
+        if last.error:
+            raise last.error
+        return last
+
+    def watch(self, *jobs: str, timeout_seconds: float | None = None) -> Iterator[Job]:
+        """Jobs (none: all that are active) as they change, until all of them are over.
+
+        Each as it is now, then at every change of its state, and twice a second at most as bytes
+        arrive; of what another process works at, as it is found on looking, four times a second.
+        """
+        wanted = [self._known(job).id for job in jobs] or [job.id for job in self.active()]
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        with self._subscribed(wanted) as inbox:
+            told: dict[str, tuple[Job, float]] = {}
+            waiting = dict.fromkeys(wanted)
+            while waiting:
+                events = inbox.take(LOOK_SECONDS)
+                ours = {one.id for one in events}
+                for one in list(waiting):
+                    if one not in ours and self._worker.job(one) is None:
+                        with suppress(NotFoundError):
+                            events.append(self.get(one))
+                for event in events:
+                    if event.id in waiting and _worth_telling(event, told.get(event.id)):
+                        told[event.id] = event, time.monotonic()
+                        yield event
+                        if event.state.final:
+                            waiting.pop(event.id, None)
+                if until is not None and time.monotonic() >= until:
+                    return
+
+    @contextmanager
+    def _subscribed(self, jobs: Sequence[str]) -> Iterator[_Inbox]:
+        inbox = _Inbox(frozenset(jobs))
+        self._inboxes = [*self._inboxes, inbox]
+        for job in jobs:
+            with suppress(NotFoundError):
+                inbox.put(self.get(job))
+        try:
+            yield inbox
+        finally:
+            self._inboxes = [one for one in self._inboxes if one is not inbox]
+
+    def resume_status(self, job: str) -> Sequence[ResumeStatus]:
+        """For each release that a job fetches: whether it can go on, and from where.
+
+        What is staged is hashed for it. Empty as long as it is not known what the job fetches.
+        """
+        standing = self._records.standing(self._known(job).id)
+        return [self._resume_status(digest) for digest in (standing.digests if standing else ())]
+
+    # --- working -------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Begin to work at what is queued, now and later; calling it again does nothing."""
+        self._worker.start()
+
+    def close(self) -> None:
+        """Stop working; what was under way is queued again, for whoever works at it next."""
+        self._worker.close()
+
+    @contextmanager
+    def on_record(
+        self, action: str, requests: Sequence[PluginRequirement | PluginName], control: Control
+    ) -> Iterator[Callable[[Plan], None]]:
+        """Have on record what the caller does itself, so that it can be resumed if it breaks off.
+
+        Gives a function to be told of the plan.
+        """
+        wish = Wish(action, requests_text(action, requests), self._now(), foreground=True)
+        with self._lock:
+            if known := self._records.wish(wish.id):
+                if self._state(known).final:
+                    wish = evolve(wish, attempt=known.attempt + 1)
+                else:
+                    wish = evolve(known, want=Want.RUN)
+            self._records.keep_wish(wish)
+        with on_record(self._records, wish, control, self._discard, self._now) as planned:
+            yield planned
+
+    def _publish(self, job: Job) -> None:
+        for inbox in self._inboxes:
+            inbox.put(job)
+
+    def _end_cancelled(self, job: str) -> None:
+        """Do what a worker would, where nobody works at a job that was cancelled."""
+        wish = self._known(job)
+        if self._worker.job(wish.id) or not (claim := self._records.claim(wish.id)):
+            return
+        with claim:
+            standing = self._records.standing(wish.id)
+            digests = standing.digests if standing else ()
+            if not wish.keep:
+                self._discard(wish, digests)
+            ended = Standing(wish.attempt, JobState.CANCELLED, self._now(), digests=digests)
+            self._records.keep_standing(wish.id, ended)
+
+    def _discard(self, wish: Wish, digests: Sequence[Digest]) -> None:
+        """Remove what was staged for a job, but for what others fetch too."""
+        others: set[Digest] = set()
+        for job in self._records.ids():
+            standing = self._records.standing(job)
+            if job != wish.id and standing and not standing.state.final:
+                others |= set(standing.digests)
+        for digest in set(digests) - others:
+            self._discard_staged(digest)
+
+
+class _Inbox:
+    """Events for one who watches `jobs`; what is superseded before it is taken is dropped."""
+
+    def __init__(self, jobs: frozenset[str]) -> None:
+        self._jobs = jobs
+        self._events: list[Job] = []
+        self._some = threading.Condition()
+
+    def put(self, job: Job) -> None:
+        if job.id not in self._jobs:
+            return
+        with self._some:
+            last = next((one for one in reversed(self._events) if one.id == job.id), None)
+            if last is not None and (last.state, last.why) == (job.state, job.why):
+                self._events.remove(last)
+            self._events.append(job)
+            self._some.notify_all()
+
+    def take(self, seconds: float) -> list[Job]:
+        with self._some:
+            self._some.wait_for(lambda: self._events, seconds)
+            events, self._events = self._events, []
+            return events
+
+
+def _worth_telling(event: Job, told: tuple[Job, float] | None) -> bool:
+    if told is None or (event.state, event.why) != (told[0].state, told[0].why):
+        return True
+    return event != told[0] and time.monotonic() - told[1] >= _TOLD_EVERY_SECONDS
+
+
+def _check_priority(priority: int) -> None:
+    if not 0 <= priority <= 10:
+        raise InvalidInputError(
+            f"priority {priority!r} is not from 0 to 10", remedy="0 is the most urgent."
+        )
