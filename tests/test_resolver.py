@@ -94,13 +94,16 @@ class World:
             raise NotFoundError(f"there is no plugin {plugin}", plugin=str(plugin))
         return Catalogue(plugin, entries=mine)
 
-    def resolve(self, *requests: str, installed: str = "", host: Host = HOST, **names):
+    def resolve(
+        self, *requests: str, installed: str = "", host: Host = HOST, prefetch=None, **names
+    ):
         """What would be active, as "a 1.0, b 2.0"; `names` as short names joined by spaces."""
         found = resolve(
             [PluginRequirement.parse(f"acme/{one}") for one in requests],
             installed=self.releases(installed),
             catalogue=self.catalogue,
             host=host,
+            prefetch=prefetch,
             **{key: {name(one) for one in value.split()} for key, value in names.items()},
         )
         assert all(plugin == one.release.plugin for plugin, one in found.items())
@@ -291,6 +294,43 @@ def test_each_catalogue_is_looked_up_once():
     world = World(entry("a 1.0"), entry("a 2.0", "b>=2"), entry("b 1.0"), entry("b 2.0"))
     world.resolve("a", installed="b 1.0")
     assert sorted(world.asked) == [name("a"), name("b")]
+
+
+def levels(world: World, *requests: str, **names) -> list[str]:
+    """What is told to come ahead: "a b" for plugins a and b together. The result is as without."""
+    told = []
+
+    def prefetch(plugins):
+        told.append(" ".join(sorted(plugin.name for plugin in plugins)))
+        return plugins
+
+    without = world.resolve(*requests, **names)
+    assert world.resolve(*requests, prefetch=prefetch, **names) == without
+    return told
+
+
+def test_what_will_be_needed_is_told_level_by_level():
+    fan = [entry("a 1.0", "old"), entry("a 2.0", "b", "c>=2"), entry("b 1.0", "d", "c")]
+    more = [entry("c 1.0", "old"), entry("c 2.0", "d", "e"), entry("d 1.0", "a"), entry("e 1.0")]
+    world = World(*fan, *more, entry("old 1.0"), entry("x 1.0", "e"))
+    assert levels(world, "a", "x") == ["a x", "b c e", "d"]
+    # Nothing that only a release requires which is not picked, or that stays as it is.
+    assert levels(world, "a<2", installed="c 1.0") == ["a", "old"]
+    assert levels(world, installed="a 1.0, old 1.0") == []
+    assert levels(world, installed="a 1.0, old 1.0", upgrade="a") == ["a", "b c", "d e"]
+
+
+def test_what_is_told_ahead_of_is_a_guess_that_decides_nothing():
+    world = World(entry("a 1.0"), entry("a 2.0", "gone"), entry("b 1.0", "c<1"), entry("c 2.0"))
+    told = []
+    with pytest.raises(NotFoundError, match="there is no plugin acme/gone"):
+        world.resolve("a", prefetch=lambda plugins: told.append(list(plugins)) or plugins)
+    assert told == [[name("a")], [name("gone")]]
+    with pytest.raises(ConflictError):
+        world.resolve("b", prefetch=lambda plugins: plugins)
+    with pytest.raises(NotFoundError):
+        world.resolve("nobody", prefetch=lambda plugins: plugins)
+    assert world.resolve("c", prefetch=lambda _: ()) == "c 2.0"
 
 
 def test_circles_are_no_obstacle():
@@ -552,6 +592,19 @@ def test_conflict_among_three_is_told_whole():
     )
 
 
+def test_release_that_excludes_itself_beside_one_that_cannot_be_is_told():
+    # The search ends with causes of two plugins at once.
+    world = World(
+        entry("c 1"), entry("c 2", "d"), entry("c 3", "c<2"), entry("d 1", blocked="leaks")
+    )
+    with pytest.raises(ConflictError) as caught:
+        world.resolve("c>=2")
+    assert caught.value.reasons == (
+        "acme/c 3 needs acme/c<2, but acme/c>=2 was asked for.",
+        "acme/c 2 needs acme/d, but acme/d 1 is blocked by its publisher (leaks).",
+    )
+
+
 def test_missing_version_is_told():
     world = World(entry("a 1.0", "b>=9"), entry("b 1.0"))
     assert str(world.fails(ConflictError, "b>=3")) == (
@@ -686,9 +739,12 @@ def test_result_keeps_all_rules_exists_where_one_can_and_moves_no_more_than_it_m
     }
     try:
         found = resolve(requests, **arguments)
-    except (ConflictError, IncompatibleHostError):
+    except (ConflictError, IncompatibleHostError) as error:
         assert possible == []
+        with pytest.raises(type(error)):
+            resolve(requests, **arguments, prefetch=lambda plugins: plugins)
         return
+    assert resolve(requests, **arguments, prefetch=lambda plugins: plugins) == found
     assert consistent(found, requests, installed, pins_of_releases=True)
     assert all(found[plugin].release == release for plugin, release in stuck.items())
     assert list(found) == sorted(found)

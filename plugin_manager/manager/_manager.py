@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 __all__ = ["PluginManager"]
 
 _HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
+_SIDE_BY_SIDE = 16  # requests for metadata at a time
 
 _log = logging.getLogger("plugin_manager")
 
@@ -204,12 +205,34 @@ class PluginManager:
             targets_url=self.settings.repository + "targets/",
             root_name=self.settings.root_name,
             fetch=self._fetch,
+            fetch_many=self._fetch_many,
             expiry=self._expiry or Expiry.grace(self.settings.grace),
             now=self._now,
         )
 
     def _fetch(self, url: str, most_bytes: int) -> bytes:
         return self._transfer.fetch(url, most_bytes)
+
+    def _fetch_many(self, asks: Sequence[tuple[str, int]]) -> list[bytes | PluginManagerError]:
+        """What `_fetch` brings for each of `asks`, side by side; or what it raises."""
+        if not asks:
+            return []
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as for `_transfer`
+
+        failed: list[PluginManagerError] = []
+
+        def fetch(ask: tuple[str, int]) -> bytes | PluginManagerError:
+            if failed:  # the line, or the server: no use to be patient with it for each file anew
+                return failed[0]
+            try:
+                return self._transfer.fetch(*ask)
+            except PluginManagerError as error:
+                if isinstance(error, NetworkError) and error.status is None:
+                    failed.append(error)
+                return error
+
+        with ThreadPoolExecutor(min(len(asks), _SIDE_BY_SIDE), "metadata") as pool:
+            return list(pool.map(fetch, asks))
 
     @cached_property
     def host(self) -> Host:

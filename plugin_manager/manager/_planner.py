@@ -79,7 +79,8 @@ class Planner:
 
     def update(self, plugins: Iterable[PluginName]) -> None:
         """Bring fresh metadata for all that the store knows, and for `plugins`."""
-        with self._trust.update() as update:
+        plugins = list(plugins)
+        with self._trust.update([*self._store.plugins(), *plugins]) as update:
             keep_chains(self._store, update)
             for plugin in plugins:
                 update.catalogue(plugin)
@@ -186,9 +187,9 @@ class Planner:
     ) -> Mapping[PluginName, CatalogueEntry]:
         installed = {plugin: active.release for plugin, active in generation.active.items()}
         held = {plugin for plugin, active in generation.active.items() if active.held}
-        with self._trust.update() as update:
+        named = {request.plugin for request in requests}
+        with self._trust.update([*self._store.plugins(), *named]) as update:
             keep_chains(self._store, update)
-            named = {request.plugin for request in requests}
 
             def catalogue(plugin: PluginName) -> Catalogue:
                 try:
@@ -208,6 +209,7 @@ class Planner:
                 upgrade=set(upgrade),
                 catalogue=catalogue,
                 host=self._host,
+                prefetch=update.prefetch,
             )
 
     def _steps(

@@ -16,7 +16,7 @@ from plugin_manager.resolver._rules import (
     Requirement,
     Situation,
 )
-from plugin_manager.resolver._search import preferred, search
+from plugin_manager.resolver._search import look_ahead, preferred, search
 
 __all__ = ["resolve"]
 
@@ -29,6 +29,7 @@ def resolve(
     host: Host,
     held: Collection[PluginName] = (),
     upgrade: Collection[PluginName] = (),
+    prefetch: Callable[[Collection[PluginName]], Collection[PluginName]] | None = None,
 ) -> dict[PluginName, CatalogueEntry]:
     """All that shall be active: what is requested, what that needs, and all that is installed.
 
@@ -37,8 +38,10 @@ def resolve(
     any case; what moves is for the caller to see by comparison. Blocked releases are never picked,
     yanked ones only where pinned exactly or installed, pre-releases where a specifier names one or
     nothing else fits. Installed releases that would not load (blocked, unfit, no longer listed)
-    stay as long as nothing new relies on them. `catalogue` is called at most once a plugin. Equal
-    arguments give equal results, ordered by name.
+    stay as long as nothing new relies on them. `catalogue` is not called again for a plugin once it
+    has answered. `prefetch` is told, several at a time, of plugins that `catalogue` is likely to be
+    asked for, and says which of them it can answer for without delay; results do not depend on it.
+    Equal arguments give equal results, ordered by name.
 
     Raises RefusedError where a held plugin is requested at another version, IncompatibleHostError
     where nothing but the host is in the way, ConflictError for all other reasons, also where the
@@ -57,6 +60,8 @@ def resolve(
         fixed=fixed,
         listings=Listings(catalogue, installed, moving, host),
     )
+    if prefetch:
+        look_ahead(situation, prefetch)
     try:
         found = search(situation)
     except ImpossibleError as impossible:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from attrs import evolve
 from resolvelib.resolvers import Resolution, ResolutionImpossible, ResolutionTooDeep
 
 from plugin_manager.catalogue import CatalogueEntry
-from plugin_manager.errors import ConflictError
+from plugin_manager.errors import ConflictError, PluginManagerError
 from plugin_manager.model import (
     PluginName,
     Release,
@@ -23,7 +23,7 @@ from plugin_manager.resolver._rules import (
     too_entangled,
 )
 
-__all__ = ["preferred", "search"]
+__all__ = ["look_ahead", "preferred", "search"]
 
 MAX_ROUNDS = 5_000
 """A search that takes more steps is given up. Real ones take as many as there are plugins, and a
@@ -31,6 +31,27 @@ few."""
 
 MAX_TRIES = 200
 """How many searches may be spent on bettering a set that already meets everything."""
+
+
+def look_ahead(
+    situation: Situation, prefetch: Callable[[Collection[PluginName]], Collection[PluginName]]
+) -> None:
+    """Tell `prefetch` what a search is likely to ask for: it asks for one catalogue at a time.
+
+    Level by level: what is asked for, what the best of that requires, and so on. It is a guess, as
+    a search may have to take something else; so it raises nothing, and decides nothing.
+    """
+    listings = situation.listings
+    level = [*situation.asked, *(listings.presence[one] for one in sorted(listings.upgraded))]
+    wishes: dict[PluginName, list[Requirement]] = {}
+    while plugins := dict.fromkeys(one.plugin for one in level if one.plugin not in wishes):
+        for requirement in level:
+            wishes.setdefault(requirement.plugin, []).append(requirement)
+        level = []
+        for plugin in prefetch(plugins.keys()):
+            with suppress(PluginManagerError):  # which is for the search to meet, or not to
+                for entry in situation.candidates(plugin, wishes[plugin])[:1]:
+                    level += listings.requirements(entry) if situation.usable(entry) else ()
 
 
 def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
@@ -45,8 +66,11 @@ def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
             # Not resolvelib's Resolver: it recurses for ever over a circle that a pin cut off.
             state = Resolution(Provider(situation), conflicts).resolve(roots, MAX_ROUNDS)
         except ResolutionImpossible as error:
-            last = [information.requirement for information in error.causes]
-            raise ImpossibleError([*conflicts.found, last]) from error
+            # What it could not revise any more: causes of one plugin, and of others behind it.
+            last: dict[PluginName, list[Requirement]] = {}
+            for cause in error.causes:
+                last.setdefault(cause.requirement.plugin, []).append(cause.requirement)
+            raise ImpossibleError([*conflicts.found, *last.values()]) from error
         except ResolutionTooDeep as error:
             raise too_entangled() from error
         found, strays = _needed(situation, state.mapping, roots)
@@ -93,7 +117,7 @@ def preferred(
     """
     asked = [request.plugin for request in situation.asked]
     listings = situation.listings
-    upgraded = sorted(listings.moving.intersection(listings.installed))
+    upgraded = sorted(listings.upgraded)
     decided = dict(situation.fixed)
     tries = MAX_TRIES
     with suppress(ConflictError):  # what is found is good enough, and more would take too long

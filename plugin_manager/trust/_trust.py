@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from plugin_manager.bundle import Head
-from plugin_manager.catalogue import Catalogue, catalogue_path
+from plugin_manager.catalogue import MAX_CATALOGUE_BYTES, Catalogue, catalogue_path
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     ExpiredError,
+    InvalidInputError,
     NotFoundError,
     PluginManagerError,
     UntrustedError,
 )
+from plugin_manager.manifest import TELL_PUBLISHER
 from plugin_manager.model import PluginName, Release, publisher_role, utc_text
 from plugin_manager.trust._sets import (
     SetGoneError,
@@ -41,6 +43,8 @@ from plugin_manager.trust._values import (
 )
 
 if TYPE_CHECKING:
+    from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # a re-export
+
     from plugin_manager.trust._client import Client
     from plugin_manager.trust._judge import Chain, Publisher
 
@@ -77,8 +81,10 @@ class Trust:
 
     `root_name` names it in errors. `metadata_url` is where the repository serves its metadata,
     `targets_url` its targets ("": in `targets/` beside it). `fetch(url, most_bytes)` returns a
-    body of at most that length, or raises NetworkError with its `status`. `expiry` is the policy
-    for `local`; `now` the clock for it (python-tuf asks the system's own in an update). Touches
+    body of at most that length, or raises NetworkError with its `status`; `fetch_many` does the
+    same for several at a time, and returns bodies and errors in their order: what is sure to be
+    needed is then fetched side by side (None: all one after the other). `expiry` is the policy for
+    `local`; `now` the clock for it (python-tuf asks the system's own in an update). Touches
     neither disk nor network by itself.
 
     A malformed pinned root is an InvalidInputError at the first use. `local` may be called from
@@ -92,6 +98,8 @@ class Trust:
         *,
         metadata_url: str,
         fetch: Callable[[str, int], bytes],
+        fetch_many: Callable[[Sequence[tuple[str, int]]], list[bytes | PluginManagerError]]
+        | None = None,
         targets_url: str = "",
         root_name: str = "pinned root",
         expiry: Expiry = Expiry.STRICT,
@@ -103,7 +111,7 @@ class Trust:
         self.directory = directory
         self._pinned_root = pinned_root
         self._root_name = root_name
-        self._fetch = fetch
+        self._fetch, self._fetch_many = fetch, fetch_many
         self._expiry = expiry
         self._now = now
         self._sets = Sets(directory)
@@ -137,9 +145,10 @@ class Trust:
         return verified
 
     @contextlib.contextmanager
-    def update(self) -> Iterator[Update]:
+    def update(self, plugins: Iterable[PluginName] = ()) -> Iterator[Update]:
         """A conversation with the repository, its top-level metadata brought up to date already.
 
+        The catalogues of `plugins` are going to be asked for: they come as `Update.prefetch` says.
         The caller holds the store's writer lock. Leaving the block makes everything that was
         fetched the current local metadata at once; leaving it with an exception changes nothing,
         as does a crash at any instant. Every catalogue known before is brought up to date with
@@ -164,8 +173,9 @@ class Trust:
                     metadata_url=self.metadata_url,
                     targets_url=self.targets_url,
                     fetch=self._fetch,
+                    fetch_many=self._fetch_many,
                 )
-                update = Update(client, self._pinned_root, self.metadata_url, carried)
+                update = Update(client, self._pinned_root, self.metadata_url, carried, plugins)
             yield update
             with disk_errors(self.directory):
                 self._sets.commit(update.finish())
@@ -195,21 +205,58 @@ class Update:
     """An update under way; made by `Trust.update`. For one thread."""
 
     def __init__(
-        self, client: Client, pinned_root: bytes, place: str, carried: dict[str, bytes]
+        self,
+        client: Client,
+        pinned_root: bytes,
+        place: str,
+        carried: dict[str, bytes],
+        plugins: Iterable[PluginName],
     ) -> None:
         from plugin_manager.trust._judge import Chain  # noqa: PLC0415 - imports tuf
 
+        catalogues = {catalogue_plugin(name): data for name, data in carried.items()}
+        self._catalogues = {plugin: data for plugin, data in catalogues.items() if plugin}
+        expected = dict.fromkeys([*plugins, *self._catalogues])
         self._client = client
-        self._top = client.refresh()
+        self._top = client.refresh(dict.fromkeys(plugin.publisher for plugin in expected))
         self._chain: Chain = Chain.verify(pinned_root, self._top, place)
         self._roles: dict[str, Publisher] = {}
         self._role_files: dict[str, bytes] = {}
         self._expired: dict[str, ExpiredError] = {}
-        self._catalogues = {
-            plugin: data for name, data in carried.items() if (plugin := catalogue_plugin(name))
-        }
         # Plugins whose stored catalogue is what the repository says now, or that it says are gone.
         self._settled: set[PluginName] = set()
+        self._parsed: dict[PluginName, Catalogue] = {}
+        self.prefetch(expected)
+
+    def prefetch(self, plugins: Iterable[PluginName]) -> Collection[PluginName]:
+        """Those of `plugins` whose catalogues are at hand, after fetching them side by side.
+
+        Why the others are not, `catalogue` says. Does nothing where there is no `fetch_many`.
+        """
+        if not self._client.goes_ahead:
+            return ()
+        wanted = dict.fromkeys(plugins)
+        of_publisher: dict[str, list[PluginName]] = {}
+        for plugin in wanted:
+            if plugin not in self._settled and self._chain.delegates_to(plugin.publisher):
+                of_publisher.setdefault(plugin.publisher, []).append(plugin)
+        unknown = [publisher for publisher in of_publisher if publisher not in self._roles]
+        for publisher in self._client.publishers_ahead(unknown):
+            with contextlib.suppress(PluginManagerError):
+                self._role(of_publisher[publisher][0])
+        lacking: dict[PluginName, TargetFile] = {}
+        for publisher, names in of_publisher.items():
+            for plugin in names if publisher in self._roles else ():
+                with contextlib.suppress(PluginManagerError):
+                    if entry := self._lacking(self._roles[publisher], plugin):
+                        lacking[plugin] = entry
+        for plugin in self._client.targets_ahead(lacking):
+            with contextlib.suppress(PluginManagerError):
+                self._settle(self._roles[plugin.publisher], plugin)
+        return [plugin for plugin in wanted if self._is_at_hand(plugin)]
+
+    def _is_at_hand(self, plugin: PluginName) -> bool:
+        return plugin in self._settled and plugin in self._catalogues
 
     def catalogue(self, plugin: PluginName) -> Catalogue:
         """The plugin's catalogue as the repository has it now.
@@ -229,7 +276,9 @@ class Update:
                 expires=role.role.expires,
                 remedy="The publisher has to sign it anew.",
             ) from error
-        return role.catalogue(plugin, data, catalogue_path(plugin))
+        if plugin not in self._parsed:
+            self._parsed[plugin] = role.catalogue(plugin, data, catalogue_path(plugin))
+        return self._parsed[plugin]
 
     def _role(self, plugin: PluginName) -> Publisher:
         publisher, path = plugin.publisher, catalogue_path(plugin)
@@ -249,6 +298,14 @@ class Update:
 
     def _settle(self, role: Publisher, plugin: PluginName) -> bytes:
         """The signed bytes of the plugin's catalogue, fetched unless they are known already."""
+        if not self._is_at_hand(plugin) and (entry := self._lacking(role, plugin)):
+            data = self._client.download(entry)
+            role.check_catalogue(plugin, data, entry.path)
+            self._keep(plugin, data)
+        return self._catalogues[plugin]
+
+    def _lacking(self, role: Publisher, plugin: PluginName) -> TargetFile | None:
+        """The entry of the plugin's catalogue; None where what is known is what was signed."""
         path = catalogue_path(plugin)
         try:
             entry = role.entry(path)
@@ -257,15 +314,24 @@ class Update:
             raise
         if entry is None:
             raise self._gone(plugin, f"plugin {plugin}")
+        if entry.length > MAX_CATALOGUE_BYTES:
+            self._forget(plugin)
+            raise InvalidInputError(
+                f"{path}: is larger than {MAX_CATALOGUE_BYTES} bytes",
+                where=path,
+                remedy=TELL_PUBLISHER,
+            )
         data = self._catalogues.get(plugin, b"")
         try:
             role.check_catalogue(plugin, data, path)
         except UntrustedError:
-            data = self._client.download(entry)
-            role.check_catalogue(plugin, data, path)
+            return entry
+        self._keep(plugin, data)
+        return None
+
+    def _keep(self, plugin: PluginName, data: bytes) -> None:
         self._catalogues[plugin] = data
         self._settled.add(plugin)
-        return data
 
     def _gone(self, plugin: PluginName, what: str) -> NotFoundError:
         self._forget(plugin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from urllib3.exceptions import HTTPError
 
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager.bundle import encode_frame, encode_head
 from plugin_manager.catalogue import Catalogue, CatalogueEntry, catalogue_path
-from plugin_manager.errors import NetworkError
+from plugin_manager.errors import NetworkError, PluginManagerError
 from plugin_manager.manifest import About, Chunking, Columns, File, Manifest, PythonLayout
 from plugin_manager.model import (
     BundlePath,
@@ -38,6 +40,9 @@ from plugin_manager.model import (
     parse_version,
 )
 from plugin_manager.trust import Trust
+
+Fetch = Callable[[str, int], bytes]
+FetchMany = Callable[[Sequence[tuple[str, int]]], list[bytes | PluginManagerError]]
 
 BASE = "http://repository.example/"
 TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
@@ -76,11 +81,17 @@ def make_manifest(
 
 
 class Repository:
-    """`files` is what a server would serve, by URL path; `requests` what was asked of it."""
+    """`files` is what a server would serve, by URL path; `requests` what was asked of it.
+
+    `waves` are the same requests, those of one round trip together. With `side_by_side`, `trust`
+    gives its clients a `fetch_many`.
+    """
 
     def __init__(self, *publishers: str) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.waves: list[list[str]] = []
+        self.side_by_side = False
         self.heads: dict[Release, bytes] = {}
         self.signers = {role: CryptoSigner.generate_ed25519() for role in TOP_LEVEL}
         self.root = Root(expires=soon(365))
@@ -222,6 +233,7 @@ class Repository:
     def fetch(self, url: str, most_bytes: int) -> bytes:
         path = url.removeprefix(BASE)
         self.requests.append(path)
+        self.waves.append([path])
         if path not in self.files:
             raise NetworkError(f"{url}: not found", status=404)
         data = self.files[path]
@@ -229,8 +241,28 @@ class Repository:
             raise NetworkError(f"{url}: longer than {most_bytes} bytes")
         return data
 
+    def many(self, fetch: Fetch) -> FetchMany:
+        """What `fetch` does, for several at a time."""
+
+        def fetch_many(asks: Sequence[tuple[str, int]]) -> list[bytes | PluginManagerError]:
+            found: list[bytes | PluginManagerError] = []
+            before = len(self.waves)
+            for url, most_bytes in asks:
+                try:
+                    found.append(fetch(url, most_bytes))
+                except (OSError, HTTPError) as error:
+                    found.append(NetworkError(str(error)))
+                except PluginManagerError as error:
+                    found.append(error)
+            self.waves[before:] = [[path for wave in self.waves[before:] for path in wave]]
+            return found
+
+        return fetch_many
+
     def trust(self, directory: Path, **changes: object) -> Trust:
         arguments = {"metadata_url": BASE + "metadata/", "fetch": self.fetch, **changes}
+        if self.side_by_side:
+            arguments.setdefault("fetch_many", self.many(arguments["fetch"]))
         return Trust(directory, arguments.pop("pinned_root", self.pinned), **arguments)
 
 
