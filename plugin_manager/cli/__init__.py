@@ -20,7 +20,13 @@ _CLIENT = (
     "list", "show", "history", "path", "verify", "repair",
 )  # fmt: skip
 _SPACE = ("storage", "pin", "unpin", "evict", "delete", "gc")
-_HOMES = {**dict.fromkeys(_CLIENT, "_client"), **dict.fromkeys(_SPACE, "_space"), "repo": "_repo"}
+_JOBS = ("jobs", "pause", "resume", "cancel", "watch")
+_HOMES = {
+    **dict.fromkeys(_CLIENT, "_client"),
+    **dict.fromkeys(_JOBS, "_jobs"),
+    **dict.fromkeys(_SPACE, "_space"),
+    "repo": "_repo",
+}
 
 
 class _Commands(click.Group):
@@ -44,6 +50,9 @@ class _Commands(click.Group):
 @click.option("--host-version", metavar="VERSION", help="Host's version. [PLUGINCTL_HOST_VERSION]")
 @click.option("--lock-timeout", type=float, metavar="SECONDS", help="[PLUGINCTL_LOCK_TIMEOUT]")
 @click.option("--max-store", metavar="SIZE", help="Budget, such as 20GB. [PLUGINCTL_MAX_STORE]")
+@click.option(
+    "--max-rate", metavar="RATE", help="Bytes a second, such as 5MB. [PLUGINCTL_MAX_RATE]"
+)
 @click.option("--system-store", metavar="DIR", help="Searched second. [PLUGINCTL_SYSTEM_STORE]")
 @click.version_option(__version__, prog_name="pluginctl")
 def cli(**_: object) -> None:
@@ -80,8 +89,8 @@ def _run() -> None:
         else:
             error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        message = "interrupted; run the command again to go on"
+    except (KeyboardInterrupt, click.Abort) as error:
+        message = f"interrupted; {_how_to_resume(error) or 'run the command again to go on'}"
         if as_json:
             _print_error("interrupted", 130, message)
         click.echo(f"pluginctl: {message}", err=True)
@@ -89,6 +98,15 @@ def _run() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # or Python complains once more at exit
         sys.exit(141)
+
+
+def _how_to_resume(error: BaseException | None) -> str:
+    """What was noted where there is something to resume."""
+    while error is not None:
+        if notes := getattr(error, "__notes__", ()):
+            return str(notes[0])
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _print_error(family: str, code: int, message: str) -> None:

@@ -49,6 +49,7 @@ def open_manager(session: Session) -> Iterator[PluginManager]:
         lock_timeout_seconds=options.get("lock_timeout"),
         max_store_bytes=options.get("max_store"),
         system_store=options.get("system_store"),
+        max_bytes_per_second=options.get("max_rate"),
     )
     reporter = Reporter(quiet=session.as_json)
     try:
@@ -57,6 +58,9 @@ def open_manager(session: Session) -> Iterator[PluginManager]:
             progress=reporter,
             waiting=lambda holder: session.aside(f"Waiting for the store's lock: {holder}"),
             making_room=lambda space: _tell_space(session, space) if space.evict else None,
+            retrying=lambda error, seconds: session.aside(
+                f"{error.message}; trying again in {seconds:.0f} s"
+            ),
         )
     finally:
         reporter.close()

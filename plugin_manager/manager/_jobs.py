@@ -39,8 +39,8 @@ class Jobs:
     """The jobs of one store; from any thread.
 
     `submit`, `pause`, `resume`, `cancel` record what is wanted, whoever works at the job. `work`
-    begins to work at all that is queued, in threads of this process, until `close`; `start` and
-    `resume` begin that too. A job that is not over when its process ends goes on where somebody
+    begins to work at all that is queued, in threads of this process, until `close`; `start` begins
+    that too. A job that is not over when its process ends goes on where somebody
     works at the queue again.
 
     Where the network fails, a job waits and tries again: after ten seconds, then twice as long up
@@ -149,7 +149,7 @@ class Jobs:
                 deadline=None if again else wish.deadline,
                 metered=wish.metered if metered is None else metered,
             )
-        self.work()
+        self._worker.wake()
 
     def cancel(self, job: str | None = None, *, keep: bool = True) -> None:
         """End a job (None: all that are not over).
@@ -222,7 +222,7 @@ class Jobs:
         if known and known.attempt == wish.attempt:
             if known.state is state:
                 standing = known
-            elif state is JobState.QUEUED and known.state is JobState.RUNNING:
+            elif known.state is JobState.RUNNING:
                 standing = evolve(standing, why="interrupted")
         return Job.of(wish, standing, Progress.parse(self._records.progress(wish.id)))
 

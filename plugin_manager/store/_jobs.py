@@ -213,7 +213,9 @@ def state_of(wish: Wish, standing: Standing | None, *, claimed: bool) -> JobStat
         return known.state
     if wish.want is Want.CANCEL:
         return JobState.CANCELLED
-    return JobState.PAUSED if wish.want is Want.PAUSE else JobState.QUEUED
+    if wish.want is Want.PAUSE or wish.foreground:  # whose caller is gone
+        return JobState.PAUSED
+    return JobState.QUEUED
 
 
 class JobRecords:

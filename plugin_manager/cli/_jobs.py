@@ -1,0 +1,177 @@
+"""The operator's commands for jobs: what is being fetched, stopping it, going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from plugin_manager.cli import _output
+from plugin_manager.cli._client import change, json_option, open_manager
+from plugin_manager.cli._output import Session, table
+from plugin_manager.errors import RefusedError
+from plugin_manager.manager import Job, JobState, Plan, PluginManager, Progress
+from plugin_manager.model import size_text, utc_text
+
+__all__ = ["COMMANDS"]
+
+job_argument = click.argument("job", metavar="JOB")
+jobs_argument = click.argument("jobs", nargs=-1, metavar="[JOB]...")
+
+
+@click.command("jobs")
+@json_option
+def list_(as_json: bool) -> None:
+    """List jobs: what is being fetched or waits for it, and what became of it."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        found, paused = manager.jobs.all(), manager.jobs.paused
+    session.result({"paused": paused, "jobs": [job_json(job) for job in found]})
+    if paused:
+        session.say("All jobs are paused; 'pluginctl resume' lifts it.")
+    if found:
+        session.say(*table([_HEADS, *map(_row, found)], right={2, 3}))
+    else:
+        session.say("There are no jobs.")
+
+
+_HEADS = ("JOB", "STATE", "PRIORITY", "DONE", "WHAT", "WHY")
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    progress = job.progress
+    done = f"{progress.percent}% of {size_text(progress.total_bytes)}" if progress else "-"
+    return job.id[:8], job.state.value, str(job.priority), done, str(job), job.why
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job as a JSON value."""
+    return {
+        "id": job.id,
+        "action": job.action,
+        "requests": list(job.requests),
+        "state": job.state.value,
+        "why": job.why,
+        "priority": job.priority,
+        "group": job.group,
+        "submitted": utc_text(job.submitted),
+        "retry_at": utc_text(job.retry_at) if job.retry_at else None,
+        "progress": job.progress and progress_json(job.progress),
+        "error": _output.error_json(job.error) if job.error else None,
+    }
+
+
+def progress_json(progress: Progress) -> dict[str, Any]:
+    """How far a job is, as a JSON value."""
+    return {
+        **progress.render(),
+        "percent": progress.percent,
+        "seconds_left": progress.seconds_left,
+        "state": progress.state,
+        "transfers": [progress_json(one) for one in progress.transfers],
+    }
+
+
+@click.command()
+@jobs_argument
+@json_option
+def pause(jobs: tuple[str, ...], as_json: bool) -> None:
+    """Stop jobs until they are resumed; where none is named all, also those to come."""
+    _tell(jobs, "paused", as_json, lambda manager, job: manager.jobs.pause(job))
+
+
+@click.command()
+@jobs_argument
+@click.option("--remove", is_flag=True, help="Remove what has arrived, rather than keep it.")
+@click.option("--all", "every", is_flag=True, help="Cancel all that are not over.")
+@json_option
+def cancel(jobs: tuple[str, ...], remove: bool, every: bool, as_json: bool) -> None:
+    """End jobs; what has arrived is kept for another time, unless it shall be removed."""
+    if bool(jobs) == every:
+        raise click.UsageError("Give either JOBs or --all.")
+    _tell(
+        jobs, "cancelled", as_json, lambda manager, job: manager.jobs.cancel(job, keep=not remove)
+    )
+
+
+def _tell(
+    jobs: tuple[str, ...],
+    verb: str,
+    as_json: bool,
+    act: Callable[[PluginManager, str | None], None],
+) -> None:
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        found = [manager.jobs.get(job) for job in jobs]  # all of them, before any is touched
+        for job in found:
+            act(manager, job.id)
+        if not found:
+            act(manager, None)
+        after = [manager.jobs.get(job.id) for job in found]
+    session.result({"jobs": [job_json(job) for job in after], "all": not found})
+    session.say(*[f"{verb} {job}" for job in found] or [f"{verb} all jobs"])
+
+
+@click.command()
+@click.argument("job", required=False, metavar="[JOB]")
+@json_option
+def resume(job: str | None, as_json: bool) -> None:
+    """Go on with a job, here and now; or, where none is named, lift the pause of all.
+
+    Fetches what is not on this disk already. A job that failed or was cancelled begins anew.
+    """
+    if job is None:
+        session = Session(as_json=as_json)
+        with open_manager(session) as manager:
+            manager.jobs.resume()
+        session.result({"paused": False})
+        session.say("jobs may run again")
+        return
+
+    def carry_out(manager: PluginManager) -> Plan:
+        known = manager.jobs.get(job)
+        if known.state is JobState.RUNNING:
+            raise RefusedError(
+                f"{known} is running already", remedy="'pluginctl watch' shows how far it is."
+            )
+        act = manager.install if known.action == "install" else manager.upgrade
+        return act(*known.requests)
+
+    change(as_json, dry_run=False, plan_only=carry_out, carry_out=carry_out)
+
+
+@click.command()
+@jobs_argument
+@json_option
+def watch(jobs: tuple[str, ...], as_json: bool) -> None:
+    """Show how jobs go on (all, where none is named), until they are over."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        last: dict[str, Job] = {}
+        for job in manager.jobs.watch(*jobs):
+            last[job.id] = job
+            if not as_json:
+                session.say(_line(job))
+    session.result({"jobs": [job_json(job) for job in last.values()]})
+    if not last:
+        session.say("No job is active.")
+    error = next((job.error for job in last.values() if job.error), None)
+    if error:
+        click.get_current_context().exit(_output.exit_code(error))
+
+
+def _line(job: Job) -> str:
+    parts = [f"{job}: {job.state.value}"]
+    progress = job.progress
+    if progress and not job.state.final:
+        parts.append(f"{progress.percent}% of {size_text(progress.total_bytes)}")
+        parts.append(f"{size_text(progress.bytes_per_second)}/s")
+    if job.why:
+        parts.append(job.why)
+    if job.retry_at:
+        parts.append(f"again at {utc_text(job.retry_at)}")
+    return ", ".join(parts)
+
+
+COMMANDS = [list_, pause, resume, cancel, watch]
