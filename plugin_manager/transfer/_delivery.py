@@ -12,16 +12,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 
-from plugin_manager.errors import CancelledError, CorruptError, UntrustedError
+from plugin_manager.errors import CancelledError, CorruptError, NetworkError, UntrustedError
 from plugin_manager.transfer._exchange import Answer, Client, shown
-from plugin_manager.transfer._policy import Attempts, Policy, TryAgainError
+from plugin_manager.transfer._hosts import Addresses, Hosts
+from plugin_manager.transfer._limit import RateLimit
+from plugin_manager.transfer._policy import Attempts, Deadline, Policy, TryAgainError
 from plugin_manager.transfer._ranges import Span, parse_content_range, stretch_end
 
-__all__ = ["Delivery", "Download"]
+__all__ = ["Delivery", "Download", "worthwhile_connections"]
 
 MOST_REFETCHES = 3
 
@@ -37,10 +38,16 @@ _FAR_CONNECTIONS = 8
 _TRIAL_SECONDS = 0.5  # how long a number of connections is tried before the next
 _WORTHWHILE_GAIN = 1.1
 _IDLE_SECONDS = 0.25
+_TURN_SECONDS = 0.05  # between looks whether a connection to a busy host is to be had
 _ENDING_SECONDS = 0.5
 
 
-def _nothing(_: int) -> None:
+def worthwhile_connections(latency_seconds: float) -> int:
+    """How many connections to begin with, to a server that answers so soon."""
+    return _NEAR_CONNECTIONS if latency_seconds < _NEAR_SECONDS else _FAR_CONNECTIONS
+
+
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -53,6 +60,8 @@ class Download:
     CorruptError the span is fetched again, at most three times, from another address if there is
     one; any other error ends the delivery. `progress(count)` is told of bytes as they arrive, one
     call at a time, never twice of the same: the counts add up to the length of all spans.
+    `retrying(error, seconds)` is told where all of its hosts have failed, the last with `error`,
+    and the next attempt is made only in so many seconds.
     """
 
     urls: tuple[str, ...]
@@ -60,6 +69,7 @@ class Download:
     length: int
     sink: Callable[[int, memoryview], None] = field(repr=False)
     progress: Callable[[int], None] = field(default=_nothing, repr=False)
+    retrying: Callable[[NetworkError, float], None] = field(default=_nothing, repr=False)
 
 
 @define(eq=False)
@@ -67,14 +77,12 @@ class _File:
     """What is left to do of a download. Spans are meant by their place in `spans`."""
 
     download: Download
-    attempts: Attempts
+    addresses: Addresses
     sums: Sequence[int]  # of the lengths of the spans before each
     todo: deque[tuple[int, int]]  # ascending stretches [first, end) that nobody fetches
     left: int  # spans not delivered
-    epoch: int = 0  # counts failures: what was asked for before the last one tells nothing new
     resume_at: float = 0.0
     progressed: bool = False
-    failing: set[str] = field(factory=set)  # the hosts that failed since the last span came
     whole: bool = False  # this server knows no ranges
     busy: int = 0  # pieces under way
     refetches: Counter[int] = field(factory=Counter)
@@ -84,6 +92,14 @@ class _File:
     @property
     def spans(self) -> Sequence[Span]:
         return self.download.spans
+
+    def skip_claimed(self) -> None:
+        """Leave out what came meanwhile from the beginning of what is left to do."""
+        first, end = self.todo.popleft()
+        while first < end and first in self.claimed:
+            first += 1
+        if first < end:
+            self.todo.appendleft((first, end))
 
     @property
     def todo_bytes(self) -> int:
@@ -101,7 +117,7 @@ class _Piece:
     url: str
     next: int
     end: int
-    epoch: int
+    asked_at: int  # how many failures there had been
     client: Client
     begun: float
     brought_bytes: int = 0
@@ -114,26 +130,30 @@ class Delivery:
         self,
         downloads: Sequence[Download],
         policy: Policy,
+        hosts: Hosts,
         *,
+        deadline: Deadline | None,
+        limits: Sequence[RateLimit],
         acquire: Callable[[], Client],
         release: Callable[[Client], None],
         clock: Callable[[], float],
         sleep: Callable[[float], None] | None,
         random: Callable[[], float],
     ) -> None:
-        self._policy = policy
+        self._policy, self._hosts = policy, hosts
         self._acquire, self._release = acquire, release
         self._clock, self._sleep = clock, sleep
-        seconds = policy.deadline_seconds
-        self._deadline = None if seconds is None else clock() + seconds
+        self._deadline, self._limits = deadline, limits
         self._files = [
-            _file(one, Attempts(policy, self._deadline, clock=clock, random=random))
+            _file(
+                one,
+                Addresses(one.urls, hosts, Attempts(policy, deadline, clock=clock, random=random)),
+            )
             for one in downloads
         ]
         self._longest = max((s.stop - s.start for one in downloads for s in one.spans), default=0)
         self._changed = threading.Condition()
         self._pieces: list[_Piece] = []
-        self._clients: set[Client] = set()
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
         self._stopped = False
@@ -144,25 +164,30 @@ class Delivery:
         self._rate = 0.0
         self._trial_since = clock()
         self._trial_bytes = 0
-        self._mirrors = _Mirrors()
 
     def run(self) -> None:
         """Deliver everything; raises NetworkError, UntrustedError, or what a sink raised.
 
         CancelledError where it was cancelled. No sink is called any more when this has returned.
         """
+        # Never in the caller's own thread: looking a name up, connecting and shaking hands cannot
+        # be interrupted, only left behind.
         try:
-            self._work(0)
-        except BaseException as error:  # KeyboardInterrupt too
+            with self._changed:
+                if not self._is_complete():
+                    self._start()
+                self._changed.wait_for(lambda: self._stopped or self._is_complete())
+                self._changed.wait_for(lambda: self._stopped or not self._pieces, _ENDING_SECONDS)
+        except BaseException as error:  # KeyboardInterrupt
             self._stop(error)
         finally:
             self._stop(None)
             with self._changed:
                 self._changed.wait_for(lambda: not self._sinking)
-            # A thread that still connects has nothing to say any more, and ends by itself.
             until = time.monotonic() + _ENDING_SECONDS
             for thread in self._threads:
                 thread.join(max(until - time.monotonic(), 0))
+            self._hosts.forget(self)
         if self._error is not None:
             raise self._error
 
@@ -170,24 +195,34 @@ class Delivery:
         """End the delivery now; `run` then raises CancelledError."""
         self._stop(CancelledError("the transfer was cancelled"))
 
+    def _is_complete(self) -> bool:
+        return not any(file.left for file in self._files)
+
     def _stop(self, error: BaseException | None) -> None:
         with self._changed:
             if self._error is None and not self._stopped:
                 self._error = error
             self._stopped = True
-            for client in self._clients:
-                client.interrupt()
+            for piece in self._pieces:
+                piece.client.interrupt()
             self._changed.notify_all()
+
+    def _start(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(
+            target=self._work, args=(number,), name=f"transfer-{number}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
 
     # --- handing out -----------------------------------------------------------------------------
 
     def _work(self, number: int) -> None:
         """Fetch piece after piece, until nothing is left or fewer connections are wanted."""
         client = self._acquire()
+        client.limits = self._limits
         client.pace.deadline = self._deadline
         client.pace.stopped = lambda: self._stopped
-        with self._changed:
-            self._clients.add(client)
         try:
             buffer = memoryview(bytearray(self._longest))
             while piece := self._next(number, client):
@@ -195,10 +230,6 @@ class Delivery:
         except BaseException as error:
             self._stop(error)
         finally:
-            with self._changed:
-                self._clients.discard(client)
-                if self._stopped:
-                    client.close()  # what it was reading is in the middle of something
             self._release(client)
 
     def _next(self, number: int, client: Client) -> _Piece | None:
@@ -214,7 +245,7 @@ class Delivery:
                     self._pieces.append(piece)
                     piece.file.busy += 1
                     return piece
-                alone = not self._pieces and not self._threads
+                alone = not self._pieces and len(self._threads) == 1
                 if self._sleep is None or not alone:
                     self._changed.wait(seconds if alone else min(seconds, _IDLE_SECONDS))
                     continue
@@ -225,33 +256,32 @@ class Delivery:
         now = self._clock()
         pauses: list[float] = []
         for file in self._files:
+            while file.todo and file.todo[0][0] in file.claimed:
+                file.skip_claimed()
             if not file.todo or (file.whole and file.busy):
                 continue
             if file.resume_at > now:
                 pauses.append(file.resume_at - now)
-            elif piece := self._cut(file, client):
-                return piece, 0.0
+            elif url := self._hosts.take(file.addresses.left, self):
+                return self._cut(file, url, client), 0.0
+            else:
+                pauses.append(_TURN_SECONDS)
         return self._share(client, now), min(pauses, default=_IDLE_SECONDS)
 
-    def _cut(self, file: _File, client: Client) -> _Piece | None:
-        """A piece from the beginning of what `file` lacks; None where that came meanwhile."""
+    def _cut(self, file: _File, url: str, client: Client) -> _Piece:
+        """A piece from the beginning of what `file` lacks."""
         left = sum(one.todo_bytes for one in self._files)
         most = max(left // (2 * max(self._wanted, 2)), _LEAST_PIECE_BYTES)
         most = min(most, _MOST_PIECE_BYTES)
         first, limit = file.todo.popleft()
-        while first < limit and first in file.claimed:
-            first += 1
-        if first == limit:
-            return None
         end = stretch_end(file.spans[first:limit], most) + first
         if end < limit:
             file.todo.appendleft((end, limit))
-        url = self._mirrors.best(file.download.urls)
         return self._piece(file, url, first, end, client)
 
     def _piece(self, file: _File, url: str, first: int, end: int, client: Client) -> _Piece:
         now = self._clock()
-        return _Piece(file, url, first, end, file.epoch, client, begun=now)
+        return _Piece(file, url, first, end, file.addresses.failures, client, begun=now)
 
     def _share(self, client: Client, now: float) -> _Piece | None:
         """Half of what the one with the most before it has; None where that is not worth it."""
@@ -264,9 +294,11 @@ class Delivery:
                 best, most = piece, before
         if best is None:
             return None
+        url = self._hosts.take(best.file.addresses.left, self)
+        if url is None:
+            return None
         middle = best.next + 1 + (best.end - best.next - 1) // 2
         end, best.end = best.end, middle
-        url = self._mirrors.best(best.file.download.urls)
         return self._piece(best.file, url, middle, end, client)
 
     # --- how many connections --------------------------------------------------------------------
@@ -275,8 +307,7 @@ class Delivery:
         """The header of an answer came: say how many connections are wanted."""
         with self._changed:
             if self._wanted == 1 and self._growing and client.latency_seconds is not None:
-                near = client.latency_seconds < _NEAR_SECONDS
-                wanted = _NEAR_CONNECTIONS if near else _FAR_CONNECTIONS
+                wanted = worthwhile_connections(client.latency_seconds)
                 self._want(min(wanted, self._policy.connections))
 
     def _want(self, connections: int) -> None:
@@ -286,13 +317,8 @@ class Delivery:
         more = sum(file.todo_bytes for file in self._files) // _LEAST_PIECE_BYTES
         if connections > _NEAR_CONNECTIONS:
             more = max(more, sum(len(file.todo) for file in self._files))
-        while len(self._threads) + 1 < min(connections, 1 + more):
-            number = len(self._threads) + 1
-            thread = threading.Thread(
-                target=self._work, args=(number,), name=f"transfer-{number}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        while len(self._threads) < min(connections, 1 + more):
+            self._start()
 
     def _try_more(self, now: float) -> None:
         """One trial with this many connections is over: see whether more help."""
@@ -314,7 +340,7 @@ class Delivery:
         if file.refetches[piece.next]:
             # The damage may sit in a cache on the way: ask past it.
             headers["Cache-Control"] = "no-cache"
-        error: TryAgainError | None = None
+        error: NetworkError | None = None
         try:
             with client.get(piece.url, accept=_WHOLE_OR_PART, headers=headers) as answer:
                 self._answered(client)
@@ -324,8 +350,13 @@ class Delivery:
                 elif self._have_it_whole(piece):
                     _check_length(answer, piece.url, file.download.length)
                     self._receive(answer, piece, 0, buffer)
-        except TryAgainError as failure:
+        except NetworkError as failure:
             error = failure
+        finally:
+            with self._changed:
+                self._pieces.remove(piece)
+                client.recover()
+            self._hosts.give_back(piece.url, self)
         self._finished(piece, error)
 
     def _have_it_whole(self, piece: _Piece) -> bool:
@@ -367,6 +398,9 @@ class Delivery:
             answer.fill(data, count)
             position = span.stop
             self._deliver(piece, place, data)
+            # Who reads a whole file would have to begin it anew.
+            if not file.whole and self._hosts.is_awaited(piece.url, self, piece.begun):
+                return
 
     def _count(self, file: _File, place: int, arrived: int, more: int) -> None:
         with self._changed:
@@ -395,9 +429,11 @@ class Delivery:
                 file.left -= 1
                 file.progressed = True
                 piece.brought_bytes += len(data)
+                complete = not any(file.left for file in self._files)
                 for other in self._pieces:
                     # Whoever reads this very span has nothing left to read.
-                    if other.file is file and other is not piece and other.next == place:
+                    same = other.file is file and other.next == place
+                    if other is not piece and (same or complete):
                         other.client.interrupt()
                 if not file.left:
                     self._changed.notify_all()
@@ -417,7 +453,7 @@ class Delivery:
             file.claimed.discard(place)
             file.refetches[place] += 1
             refetches = file.refetches[place]
-            self._mirrors.distrust(piece.url)
+            self._hosts.distrust(piece.url)
         if refetches > MOST_REFETCHES:
             raise UntrustedError(
                 f"{where}: the server sends bytes that were not signed",
@@ -428,32 +464,29 @@ class Delivery:
             ) from error
         raise TryAgainError(f"{where}: {error.message}", url=shown(piece.url)) from error
 
-    def _finished(self, piece: _Piece, error: TryAgainError | None) -> None:
+    def _finished(self, piece: _Piece, error: NetworkError | None) -> None:
         """Take back what `piece` did not bring, and see what its failure means."""
         file = piece.file
         with self._changed:
-            self._pieces.remove(piece)
             file.busy -= 1
             while piece.next < piece.end and piece.next in file.claimed:
                 piece.next += 1
-            self._mirrors.bring(piece.url, piece.brought_bytes, self._clock() - piece.begun)
+            self._hosts.bring(piece.url, piece.brought_bytes, self._clock() - piece.begun)
             self._give_back(piece)
             self._changed.notify_all()
             if error is None or self._stopped or piece.next >= piece.end:
                 return
-            self._mirrors.fail(piece.url)
             if error.status in _TOO_MANY:
                 self._wanted, self._growing = max(1, self._wanted // 2), False
-            if piece.epoch != file.epoch:
-                return  # asked for before the last failure: it is the same one once more
-            file.epoch += 1
-            progressed, file.progressed = file.progressed, False
-            if progressed:
-                file.failing.clear()
-            file.failing.add(_host(piece.url))
-            pause = file.attempts.failed(error, progressed=progressed)
-            if {_host(url) for url in file.download.urls} <= file.failing:  # nobody else to ask
-                file.resume_at = self._clock() + pause
+            before = file.addresses.failures
+            seconds = file.addresses.failed(
+                piece.url, error, asked_at=piece.asked_at, progressed=file.progressed
+            )
+            if file.addresses.failures != before:
+                file.progressed = False
+            if seconds:
+                file.resume_at = self._clock() + seconds
+                file.download.retrying(error, seconds)
 
     def _give_back(self, piece: _Piece) -> None:
         """Put the spans that `piece` did not bring where others find them."""
@@ -472,41 +505,6 @@ class Delivery:
             file.todo.append((start, end))
 
 
-class _Mirrors:
-    """Which of several servers to ask: the least guilty, and of these the one that brings most."""
-
-    def __init__(self) -> None:
-        self._demerits: Counter[str] = Counter()
-        self._asked: set[str] = set()
-        self._rates: dict[str, float] = {}
-
-    def best(self, urls: Sequence[str]) -> str:
-        """The address to ask next; each is tried once before the fastest is preferred."""
-        if len(urls) == 1:
-            return urls[0]
-        least = min(self._demerits[_host(url)] for url in urls)
-        urls = [url for url in urls if self._demerits[_host(url)] == least]
-        for url in urls:
-            if _host(url) not in self._asked:
-                self._asked.add(_host(url))
-                return url
-        return max(urls, key=lambda url: self._rates.get(_host(url), 0.0))
-
-    def bring(self, url: str, count: int, seconds: float) -> None:
-        """`count` bytes that were good came from `url` in so many seconds."""
-        if count and seconds > 0:
-            before = self._rates.get(_host(url), count / seconds)
-            self._rates[_host(url)] = (before + count / seconds) / 2
-
-    def fail(self, url: str) -> None:
-        """A request to `url` failed."""
-        self._demerits[_host(url)] += 1
-
-    def distrust(self, url: str) -> None:
-        """`url` sent what was not signed."""
-        self._demerits[_host(url)] += 10
-
-
 def _merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same places as `stretches` cover, in as few as possible, ascending."""
     found: list[tuple[int, int]] = []
@@ -518,17 +516,13 @@ def _merged(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc
-
-
-def _file(download: Download, attempts: Attempts) -> _File:
+def _file(download: Download, addresses: Addresses) -> _File:
     spans = download.spans
     ends = [0, *(end for span in spans for end in (span.start, span.stop)), download.length]
     assert ends == sorted(ends), "spans must ascend within the file"
     sums = [0, *accumulate(span.stop - span.start for span in spans)]
     todo = deque([(0, len(spans))] if spans else [])
-    return _File(download, attempts, sums, todo, left=len(spans))
+    return _File(download, addresses, sums, todo, left=len(spans))
 
 
 def _check_part(answer: Answer, url: str, start: int, stop: int, length: int) -> None:

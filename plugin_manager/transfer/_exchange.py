@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, IncompleteRead
@@ -24,9 +24,9 @@ from requests.adapters import HTTPAdapter
 
 from plugin_manager import __version__
 from plugin_manager.errors import InvalidInputError, NetworkError
-from plugin_manager.transfer._limit import RateLimit
+from plugin_manager.transfer._limit import Allowance, RateLimit
 from plugin_manager.transfer._pace import Pace, PaceError, paced
-from plugin_manager.transfer._policy import Policy, TryAgainError
+from plugin_manager.transfer._policy import Policy, TryAgainError, origin
 
 __all__ = ["Answer", "Client", "shown"]
 
@@ -40,6 +40,7 @@ _REMEDIES = {
     401: "Put the credentials for this server into ~/.netrc.",
     403: "Check the credentials for this server in ~/.netrc.",
     404: "Check the repository's address.",
+    410: "Check the repository's address.",
     407: "Put the proxy's credentials into its address.",
 }
 _FAILURES = (
@@ -61,10 +62,6 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
 def _is_loopback(parts: SplitResult) -> bool:
     host = parts.hostname or ""
     with suppress(ValueError):
@@ -75,6 +72,17 @@ def _is_loopback(parts: SplitResult) -> bool:
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Stand in for `auth`, so that requests takes none from ~/.netrc."""
     return request
+
+
+class _Bearer:
+    """An `auth` that sends a bearer token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
 
 class _Session(requests.Session):
@@ -141,15 +149,17 @@ class Answer:
     def read(self, buffer: memoryview) -> int:
         """Fill the beginning of `buffer` with what comes next; 0 at the end of the body."""
         client = self._client
+        most = min(len(buffer), _READ_BYTES)
+        allowance = client.allowance(most)
         with self._failing():
-            most = client.limit.portion_bytes(_READ_BYTES)
             # Not by urllib3, whose readinto copies all bytes twice, to new memory first.
-            count = self._body.readinto(buffer[:most])
+            count = self._body.readinto(buffer[: allowance.bytes if allowance else most])
             if count == 0 and self._body.length:
                 raise IncompleteRead(b"", self._body.length)
             if self._body.isclosed():  # whole: the connection can serve again
                 self._response.raw.release_conn()
-        client.pace.excuse(client.limit.pay(count, client.pace.is_over))
+        if allowance:
+            allowance.spend(count)
         return count
 
     def fill(self, buffer: memoryview, arrived: Callable[[int], None] = lambda _: None) -> None:
@@ -173,15 +183,15 @@ class Answer:
 class Client:
     """GET requests of one thread, over connections that are kept open between them.
 
-    All that comes counts against `limit`.
+    All content that comes counts against `limits`.
     `latency_seconds`: the shortest time from a request to the header of its answer.
     """
 
-    def __init__(self, policy: Policy, clock: Callable[[], float], limit: RateLimit) -> None:
+    def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
         self._policy = policy
         self._clock = clock
         self.pace = Pace(policy, clock)
-        self.limit = limit
+        self.limits: Sequence[RateLimit] = ()
         self.latency_seconds: float | None = None
         self._session = _Session()
         self._session.headers.clear()
@@ -191,11 +201,28 @@ class Client:
         # Nothing that a server says may follow us to another request.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.mount("http://", _Adapter(self.pace, None))
-        self._knows_https = False
+        self._knows_https = self._interrupted = False
+        self._tokens = {origin(urlsplit(at)): token for at, token in policy.tokens.items()}
 
     def interrupt(self) -> None:
         """End the request under way, if there is one; for other threads."""
+        self._interrupted = True
         self.pace.interrupt()
+
+    def recover(self) -> None:
+        """Be of use again after an `interrupt`, which no request may have met any more."""
+        if self._interrupted:
+            self._interrupted = False
+            self.close()
+
+    def allowance(self, most_bytes: int) -> Allowance | None:
+        """Leave of all limits to read `most_bytes` at most, waited for; None without limits."""
+        if all(limit.bytes_per_second is None for limit in self.limits):
+            return None
+        begun = self._clock()
+        allowance = Allowance(self.limits, most_bytes, self.pace.is_over)
+        self.pace.excuse(self._clock() - begun)
+        return allowance
 
     def close(self) -> None:
         """Close all connections."""
@@ -231,7 +258,7 @@ class Client:
         self, url: str, headers: Mapping[str, str]
     ) -> Iterator[tuple[requests.Response, str]]:
         first = self._checked(url)
-        address, auth = url, None
+        address, auth = url, self._bearer(first)
         for _ in range(self._policy.most_redirects + 1):
             with self._failing(address):
                 response = self._send(address, headers, auth)
@@ -244,12 +271,18 @@ class Client:
                 response.close()
             address, parts = self._redirected(address, location)
             # Once elsewhere, never again: the way back could be of the other server's making.
-            if auth is None and _origin(parts) != _origin(first):
+            if origin(parts) != origin(first):
                 auth = _no_credentials
         raise NetworkError(
             f"{shown(url)}: redirected more than {self._policy.most_redirects} times",
             url=shown(url),
         )
+
+    def _bearer(self, parts: SplitResult) -> Any:
+        """The `auth` for our token for this origin; None where we have none, or it would leak."""
+        token = self._tokens.get(origin(parts))
+        safe = parts.scheme == "https" or _is_loopback(parts)
+        return _Bearer(token) if token is not None and safe else None
 
     def _send(self, address: str, headers: Mapping[str, str], auth: Any) -> requests.Response:
         parts = urlsplit(address)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from http.client import HTTPResponse
 from typing import Any, BinaryIO, Protocol
 
-from plugin_manager.transfer._policy import Policy
+from plugin_manager.transfer._policy import Deadline, Policy
 
 __all__ = ["Pace", "PaceError", "paced"]
 
@@ -32,7 +32,7 @@ class Pace:
     def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
         self._policy = policy
         self._clock = clock
-        self.deadline: float | None = None  # a reading of `clock`, for all answers together
+        self.deadline: Deadline | None = None  # for all answers together
         self._answer: HTTPResponse | None = None
         self._socket: object = None
         self.stopped: Callable[[], bool] = lambda: False
@@ -81,7 +81,7 @@ class Pace:
 
     def is_over(self) -> bool:
         """Whether nobody wants the rest any more: it was stopped, or the deadline has passed."""
-        return self.stopped() or (self.deadline is not None and self._clock() >= self.deadline)
+        return self.stopped() or (self.deadline is not None and self._clock() >= self.deadline.at)
 
     def judge(self, count: int) -> None:
         """Take note of `count` bytes that just came; raises PaceError."""
@@ -91,8 +91,8 @@ class Pace:
         if self._left_bytes < 0:
             what = "a header without end" if self._header else "more bytes than were asked for"
             raise PaceError(f"sends {what}")
-        if self.deadline is not None and now >= self.deadline:
-            raise PaceError(f"took longer than {policy.deadline_seconds:g} s")
+        if self.deadline is not None and now >= self.deadline.at:
+            raise PaceError(f"took longer than {self.deadline.seconds:g} s")
         elapsed = now - self._since
         if self._header:
             if elapsed > policy.read_timeout_seconds:

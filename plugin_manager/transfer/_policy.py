@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-from attrs import frozen
+from attrs import field, frozen
 
-from plugin_manager.errors import NetworkError
+from plugin_manager.errors import InvalidInputError, NetworkError
 
-__all__ = ["Attempts", "Policy", "TryAgainError"]
+__all__ = ["Attempts", "Deadline", "Policy", "TryAgainError", "origin"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 2.1
+
+
+def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of an address; raises ValueError where the port is not a number."""
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _check_tokens(_: object, __: Any, tokens: Mapping[str, str]) -> None:
+    for address, token in tokens.items():
+        try:
+            parts = urlsplit(address)
+            scheme, host, _port = origin(parts)
+        except ValueError:
+            scheme, host = "", None
+        # Nothing of it is shown: it may be that somebody mistook the token for the address.
+        remedy = "Give tokens by origin: {'https://plugins.example.org': 'token'}."
+        rest = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if scheme not in {"http", "https"} or not host or rest:
+            raise InvalidInputError(
+                "a token is given for something else than an origin", remedy=remedy
+            )
+        if not _TOKEN.fullmatch(token):
+            raise InvalidInputError(
+                f"the token for {host} holds what no bearer token may", remedy=remedy
+            )
 
 
 @frozen
@@ -29,7 +59,12 @@ class Policy:
     `pause_seconds` * 2^(n-1), at most `most_pause_seconds`, less up to half of it at random; or as
     long as the server's Retry-After says, at most `most_retry_after_seconds`.
 
-    At most `connections` are open for one call; how many of them help is found out.
+    At most `connections` are open for one call; how many of them help is found out. All deliveries
+    of one Transfer together keep at most `connections_per_host` of them busy at one host.
+
+    `tokens` are bearer tokens (RFC 6750) by origin ("https://plugins.example.org"), sent to exactly
+    that origin over https, or to this machine, and never after a redirect to another; they take
+    precedence over ~/.netrc. Raises InvalidInputError where one of them cannot be.
     """
 
     ca_bundle: Path | None = None
@@ -46,6 +81,16 @@ class Policy:
     most_retry_after_seconds: float = 120
     most_redirects: int = 5
     connections: int = 16
+    connections_per_host: int = 16
+    tokens: Mapping[str, str] = field(factory=dict, validator=_check_tokens, repr=False, hash=False)
+
+
+@frozen
+class Deadline:
+    """The moment `at`, a reading of the clock: `seconds` after the call began."""
+
+    seconds: float
+    at: float
 
 
 class TryAgainError(NetworkError):
@@ -65,12 +110,12 @@ class TryAgainError(NetworkError):
 
 
 class Attempts:
-    """The failures of one call, and the pauses between them; `deadline` is a reading of `clock`."""
+    """The failures of one call, and the pauses between them."""
 
     def __init__(
         self,
         policy: Policy,
-        deadline: float | None,
+        deadline: Deadline | None,
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
@@ -81,21 +126,29 @@ class Attempts:
         self._in_a_row = 0
         self._in_all = 0
 
-    def failed(self, error: TryAgainError, *, progressed: bool = False) -> float:
-        """In how many seconds the next attempt is due; raises NetworkError where none shall be."""
+    def failed(
+        self, error: TryAgainError, *, progressed: bool = False, addresses: int = 1
+    ) -> float:
+        """In how many seconds the next attempt is due; raises NetworkError where none shall be.
+
+        `addresses`: how many there are to ask, all of which are asked before it is given up.
+        """
         policy = self._policy
         # Progress only forgives failures up to a point: a server that hands out one frame a
         # connection must not keep us for ever.
         self._in_a_row = 1 if progressed else self._in_a_row + 1
         self._in_all += 1
-        if self._in_a_row >= policy.attempts or self._in_all >= policy.attempts_in_all:
-            raise _given_up(error, f"gave up after {self._in_all} attempts") from error
+        most = max(policy.attempts, addresses)
+        if self._in_a_row >= most or self._in_all >= policy.attempts_in_all:
+            where = f" at {addresses} addresses" if addresses > 1 else ""
+            raise _given_up(error, f"gave up after {self._in_all} attempts{where}") from error
         longest = min(policy.pause_seconds * 2 ** (self._in_a_row - 1), policy.most_pause_seconds)
         # Half of it at random: clients that failed together must not come back together.
         pause: float = longest * (1 - self._random() / 2)
         pause = max(pause, min(error.pause_seconds, policy.most_retry_after_seconds))
-        if self._deadline is not None and self._clock() + pause >= self._deadline:
-            raise _given_up(error, f"no time left of {policy.deadline_seconds:g} s") from error
+        deadline = self._deadline
+        if deadline is not None and self._clock() + pause >= deadline.at:
+            raise _given_up(error, f"no time left of {deadline.seconds:g} s") from error
         return pause
 
 

@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from plugin_manager.errors import NetworkError
+from plugin_manager.errors import NetworkError, PluginManagerError
 from plugin_manager.transfer._delivery import Delivery, Download
-from plugin_manager.transfer._exchange import Answer, Client, shown
+from plugin_manager.transfer._exchange import Client
+from plugin_manager.transfer._hosts import Addresses, Hosts
 from plugin_manager.transfer._limit import RateLimit
-from plugin_manager.transfer._policy import Attempts, Policy, TryAgainError
+from plugin_manager.transfer._policy import Attempts, Deadline, Policy
 from plugin_manager.transfer._ranges import Span
+from plugin_manager.transfer._small import Batch, SmallFile
 
 __all__ = ["Transfer"]
 
-_WHOLE = frozenset({200})
-_READ_BYTES = 64 * 1024
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 class Transfer:
@@ -26,8 +29,8 @@ class Transfer:
     May be used by several threads. Every failure of server or line is a NetworkError, raised after
     the attempts that the policy grants; an address that the policy forbids is an
     InvalidInputError; errors of sinks pass unchanged. `limit` bounds all that comes, and may be
-    changed at any time. `clock`, `sleep` and `random` are seams; without a `sleep` of somebody's
-    own, what waits can be woken.
+    changed at any time. What is learned of servers is used by all later calls. `clock`, `sleep`
+    and `random` are seams; without a `sleep` of somebody's own, what waits can be woken.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Transfer:
         self._policy = policy or Policy()
         self._clock, self._sleep, self._random = clock, sleep, random
         self.limit = RateLimit(clock=clock, sleep=sleep or time.sleep)
+        self._hosts = Hosts(self._policy.connections_per_host, clock)
         self._lock = threading.Lock()
         # Each is used by one thread at a time: a `requests.Session` is not made for sharing.
         self._idle: list[Client] = []
@@ -54,9 +58,10 @@ class Transfer:
 
     def _acquire(self) -> Client:
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return Client(self._policy, self._clock, self.limit)
+            client = self._idle.pop() if self._idle else None
+        client = client or Client(self._policy, self._clock)
+        client.limits = (self.limit,)
+        return client
 
     def _release(self, client: Client) -> None:
         client.pace.deadline = None
@@ -64,22 +69,71 @@ class Transfer:
         with self._lock:
             self._idle.append(client)
 
-    def fetch(self, url: str, most_bytes: int) -> bytes:
-        """The whole content at `url`, which must not be longer than `most_bytes`."""
-        seconds = self._policy.deadline_seconds
-        deadline = None if seconds is None else self._clock() + seconds
+    def _deadline(self, seconds: float | None = None) -> Deadline | None:
+        """The nearer of the policy's deadline and one in `seconds`."""
+        both = [one for one in (self._policy.deadline_seconds, seconds) if one is not None]
+        return Deadline(min(both), self._clock() + min(both)) if both else None
+
+    def _small_file(
+        self,
+        urls: str | Sequence[str],
+        most_bytes: int,
+        deadline: Deadline | None,
+        retrying: Callable[[NetworkError, float], None] = _nothing,
+    ) -> SmallFile:
         attempts = Attempts(self._policy, deadline, clock=self._clock, random=self._random)
+        addresses = Addresses([urls] if isinstance(urls, str) else urls, self._hosts, attempts)
+        return SmallFile(addresses, self._hosts, most_bytes, retrying)
+
+    def fetch(
+        self,
+        urls: str | Sequence[str],
+        most_bytes: int,
+        *,
+        retrying: Callable[[NetworkError, float], None] = _nothing,
+    ) -> bytes:
+        """The whole content at `urls`, which must not be longer than `most_bytes`.
+
+        Of several addresses, which serve the same, the first is asked that has not failed lately.
+        `retrying(error, seconds)` is told when all have failed, and it waits for so many seconds.
+        """
+        deadline = self._deadline()
+        file = self._small_file(urls, most_bytes, deadline, retrying)
         client = self._acquire()
         client.pace.deadline = deadline
         try:
             while True:
-                try:
-                    with client.get(url, accept=_WHOLE) as answer:
-                        return _read_all(answer, url, most_bytes)
-                except TryAgainError as error:
-                    (self._sleep or time.sleep)(attempts.failed(error))
+                seconds = file.fetch(client)
+                if isinstance(file.content, bytes):
+                    return file.content
+                if seconds:
+                    (self._sleep or time.sleep)(seconds)
         finally:
             self._release(client)
+
+    def fetch_many(
+        self,
+        requests: Sequence[tuple[str | Sequence[str], int]],
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> list[bytes | PluginManagerError]:
+        """As `fetch` for each of `requests`, (addresses, most bytes), several at a time.
+
+        Where one cannot be had, its error stands in its place. The policy's deadline is for all
+        together. CancelledError soon after `cancelled` is set.
+        """
+        deadline = self._deadline()
+        files = [self._small_file(urls, most_bytes, deadline) for urls, most_bytes in requests]
+        Batch(
+            files,
+            connections=self._policy.connections,
+            deadline=deadline,
+            cancelled=cancelled or threading.Event(),
+            acquire=self._acquire,
+            release=self._release,
+            clock=self._clock,
+        ).run()
+        return [file.content for file in files if file.content is not None]
 
     def fetch_range(self, url: str, start: int, stop: int, *, length: int) -> bytes:
         """Bytes [start, stop) of the file at `url`, which is `length` bytes long."""
@@ -92,39 +146,40 @@ class Transfer:
         self.run([Download((url,), [Span(0, start, stop)], length, keep)])
         return content
 
-    def run(self, downloads: Sequence[Download]) -> None:
+    def run(
+        self,
+        downloads: Sequence[Download],
+        *,
+        limit: RateLimit | None = None,
+        deadline_seconds: float | None = None,
+    ) -> None:
         """Bring what `downloads` say to their sinks, several connections at a time.
 
         What sinks have taken stays taken where it fails: a later run may ask for the rest. Memory:
         the longest span for each connection, and a constant.
-        """
-        self.delivery(downloads).run()
 
-    def delivery(self, downloads: Sequence[Download]) -> Delivery:
+        `limit` bounds these downloads alone, beside the limit for all; it may be changed at any
+        time too. `deadline_seconds` holds where it is shorter than the policy's.
+        """
+        self.delivery(downloads, limit=limit, deadline_seconds=deadline_seconds).run()
+
+    def delivery(
+        self,
+        downloads: Sequence[Download],
+        *,
+        limit: RateLimit | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Delivery:
         """The same, to `run` once, and to `cancel` from another thread."""
         return Delivery(
             downloads,
             self._policy,
+            self._hosts,
+            deadline=self._deadline(deadline_seconds),
+            limits=(self.limit,) if limit is None else (self.limit, limit),
             acquire=self._acquire,
             release=self._release,
             clock=self._clock,
             sleep=self._sleep,
             random=self._random,
         )
-
-
-def _read_all(answer: Answer, url: str, most_bytes: int) -> bytes:
-    answer.expect(most_bytes + 1)
-    length = answer.content_length
-    content = bytearray()
-    scratch = memoryview(bytearray(min(_READ_BYTES, most_bytes + 1)))
-    while length is None or length <= most_bytes:
-        count = answer.read(scratch[: most_bytes + 1 - len(content)])
-        if count == 0:
-            return bytes(content)
-        content += scratch[:count]
-        if len(content) > most_bytes:
-            break
-    raise NetworkError(
-        f"{shown(url)}: the server sends more than {most_bytes} bytes", url=shown(url)
-    )

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 import requests
 import trustme
+from attrs import evolve
 
 from plugin_manager.errors import InvalidInputError, NetworkError
 from plugin_manager.transfer import Policy, Transfer, _exchange, _pace
@@ -353,10 +354,95 @@ def test_credentials_follow_redirects_only_within_an_origin(tmp_path):
 
 def test_control_without_the_rule_the_credentials_would_go_along(tmp_path, monkeypatch):
     write_netrc(tmp_path)
-    monkeypatch.setattr(_exchange, "_origin", lambda parts: None)
+    monkeypatch.setattr(_exchange, "origin", lambda parts: None)
     with Server(honest(CONTENT)) as other, Server(redirect(lambda _: other.url())) as server:
         transfer().fetch(server.url(), 50_000)
     assert "authorization" in other.requests[0].headers
+
+
+TOKEN = "to-ken.A~1+/=="
+
+
+def test_a_token_is_sent_to_its_origin_and_takes_precedence(tmp_path):
+    write_netrc(tmp_path)
+    with Server(honest(CONTENT)) as server, Server(honest(CONTENT)) as other:
+        by = transfer(Policy(tokens={server.url(""): TOKEN}))
+        by.fetch(server.url(), 50_000)
+        by.fetch(server.url().replace("http://", "http://user:word@"), 50_000)
+        by.fetch(other.url(), 50_000)
+    sent = [request.headers["authorization"] for request in server.requests]
+    assert sent == [f"Bearer {TOKEN}"] * 2
+    assert other.requests[0].headers["authorization"].startswith("Basic "), "another port"
+
+
+def test_a_token_follows_redirects_only_within_its_origin(tmp_path):
+    write_netrc(tmp_path)
+    back: list[str] = []
+    with Server(in_turn(redirect(lambda _: back[0]), honest(CONTENT))) as other:
+        steps = in_turn(redirect(lambda _: "/same"), redirect(lambda _: other.url()), honest(b""))
+        with Server(steps) as server:
+            back.append(server.url("back"))
+            # Not even where the other has a token of its own: it was not asked by us.
+            tokens = {server.url("").rstrip("/"): TOKEN, other.url(""): "other"}
+            transfer(Policy(tokens=tokens)).fetch(server.url(), 50_000)
+            sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == [f"Bearer {TOKEN}"] * 2 + [None]
+    assert "authorization" not in other.requests[0].headers
+
+
+def test_control_without_the_rule_the_token_would_go_along(monkeypatch):
+    with Server(honest(CONTENT)) as other, Server(redirect(lambda _: other.url())) as server:
+        by = transfer(Policy(tokens={server.url(""): TOKEN}))
+        monkeypatch.setattr(_exchange, "origin", lambda parts: parts.hostname)
+        monkeypatch.setattr(_exchange.Client, "_bearer", lambda *_: _exchange._Bearer(TOKEN))
+        by.fetch(server.url(), 50_000)
+    assert other.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_a_token_is_not_sent_in_plain_to_another_machine(monkeypatch):
+    with Server(honest(CONTENT)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url(""))
+        by = transfer(Policy(insecure_http=True, tokens={"http://plugins.example": TOKEN}))
+        by.fetch("http://plugins.example/x", 50_000)
+        assert "authorization" not in proxy.requests[0].headers
+        # The control: it would be, were that machine this one.
+        monkeypatch.setattr(_exchange.Client, "_bearer", lambda *_: _exchange._Bearer(TOKEN))
+        by.fetch("http://plugins.example/x", 50_000)
+        assert proxy.requests[1].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("behaviour", [reset, answer("401 No"), raw(b"nonsense\r\n\r\n")])
+def test_no_error_log_or_repr_shows_a_token(behaviour, caplog):
+    caplog.set_level(0)
+    with Server(behaviour) as server:
+        policy = Policy(tokens={server.url(""): TOKEN})
+        by = transfer(policy)
+        with pytest.raises(NetworkError) as caught:
+            by.fetch(server.url(), 100)
+        assert TOKEN in server.requests[0].headers["authorization"]
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.context)
+    assert TOKEN not in shown + repr(policy) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "token"),
+    [
+        ("https://plugins.example/path", TOKEN),
+        ("https://user:secret@plugins.example", TOKEN),
+        ("plugins.example", TOKEN),
+        ("ftp://plugins.example", TOKEN),
+        ("https://plugins.example:port", TOKEN),
+        ("secret", "https://plugins.example"),
+        ("https://plugins.example", "secret\r\nX: y"),
+        ("https://plugins.example", "secret word"),
+        ("https://plugins.example", "secr\u00e9t"),
+        ("https://plugins.example", ""),
+    ],
+)
+def test_tokens_that_cannot_be_are_refused_and_not_shown(address, token):
+    with pytest.raises(InvalidInputError) as caught:
+        Policy(tokens={address: token})
+    assert "secr" not in str(caught.value)
 
 
 @pytest.mark.parametrize("behaviour", [reset, answer("404 No"), raw(b"nonsense\r\n\r\n")])
@@ -487,6 +573,14 @@ def test_tls_answers_are_paced_too(secure):
         with pytest.raises(NetworkError):
             transfer(policy).fetch(server.url(), 50_000)
         assert server.sent_bytes < BOUND_BYTES
+
+
+def test_a_token_is_sent_over_tls(secure):
+    context, policy = secure
+    with Server(honest(CONTENT), context, "localhost") as server:
+        by = transfer(evolve(policy, tokens={server.url("").upper().rstrip("/"): TOKEN}))
+        by.fetch(server.url(), 50_000)
+    assert server.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -287,6 +290,33 @@ def test_where_all_mirrors_fail_there_are_pauses(mirrors: int) -> None:
     assert len(clock.pauses) == 8 - mirrors
 
 
+def test_who_asks_is_told_of_pauses_and_why() -> None:
+    clock, told = FakeTime(), []
+    collector = Collector(CONTENT, FRAMES)
+
+    def retrying(error: NetworkError, seconds: float) -> None:
+        told.append((str(error.status), seconds))
+
+    by = Transfer(clock=clock.clock, sleep=clock.sleep, random=lambda: 0.0)
+    turns = in_turn(answer("503 Busy", Retry_After="7"), reset, answer("500 Oops"), honest(CONTENT))
+    with Server(turns) as server:
+        evolved = evolve(download(collector, server.url()), retrying=retrying)
+        by.run([evolved])
+    collector.check_once()
+    assert told == [("503", 7), ("None", 1), ("500", 2)]
+    assert clock.pauses == [7, 1, 2]
+
+
+def test_no_pause_is_told_of_while_another_mirror_can_be_asked() -> None:
+    told: list[NetworkError] = []
+    with Server(reset) as bad, Server(honest(CONTENT)) as good:
+        one = download(Collector(CONTENT, FRAMES), bad.url(), good.url())
+        Transfer().run([evolve(one, retrying=lambda error, _: told.append(error))])
+        urls = [bad.url(), good.url()]
+        Transfer().fetch(urls, LENGTH, retrying=lambda error, _: told.append(error))
+    assert told == []
+
+
 @pytest.mark.usefixtures("far")
 def test_the_faster_mirror_brings_most() -> None:
     collector = Collector(CONTENT, FRAMES)
@@ -369,6 +399,51 @@ def test_cancelling_ends_it_whatever_it_waits_for(behaviour: Behaviour) -> None:
         assert len(collector.taken) == taken
     [error] = caught
     assert isinstance(error, CancelledError)
+
+
+@pytest.fixture
+def stalled() -> Iterator[int]:
+    """The port of a listener that accepts nothing, so that connections or handshakes stall."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("stalls", ["handshake", "connect", "name"])
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+def test_stopping_ends_it_within_a_second_whatever_stalls(
+    stalls: str, how: str, stalled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = "localhost"
+    if stalls == "connect":
+        # A full queue: the third connection gets no answer.
+        waiting = [socket.create_connection(("127.0.0.1", stalled)) for _ in range(1)]
+    elif stalls == "name":
+        forever = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: forever.wait(30))
+    collector = Collector(CONTENT, FRAMES)
+    delivery = Transfer().delivery([download(collector, f"https://{host}:{stalled}/file")])
+    ended: list[float] = []
+
+    def stop() -> None:
+        ended.append(time.monotonic())
+        if how == "cancel":
+            delivery.cancel()
+        else:
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+
+    timer = threading.Timer(1, stop)
+    timer.start()
+    with pytest.raises(CancelledError if how == "cancel" else KeyboardInterrupt):
+        delivery.run()
+    # Half a second, in which it waits for its threads; a busy machine may take longer. The
+    # control: the connect timeout, after which it would end by itself, is ten.
+    assert time.monotonic() - ended[0] < 5
+    if stalls == "connect":
+        waiting[0].close()
+    elif stalls == "name":
+        forever.set()
 
 
 def test_a_limit_of_nothing_can_be_cancelled() -> None:
