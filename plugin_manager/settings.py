@@ -183,6 +183,10 @@ class Settings:
             )
         return self.repository
 
+    def base_urls(self) -> tuple[str, ...]:
+        """The repository's address and its mirrors'; raises as `base_url` does."""
+        return (self.base_url(), *self.mirrors)
+
 
 def parse_repository(text: str) -> str:
     """The repository address in `text`, ending with "/"; raises InvalidInputError."""

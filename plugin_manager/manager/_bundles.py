@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import quote
 
-from plugin_manager.errors import CorruptError
+from plugin_manager.errors import CorruptError, NetworkError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._progress import Meter
 from plugin_manager.model import Digest
 from plugin_manager.settings import Settings
 from plugin_manager.store import Staging
-from plugin_manager.transfer import Download, Span, Transfer
+from plugin_manager.transfer import Download, RateLimit, Span, Transfer
 from plugin_manager.trust import BundleTarget
 
 __all__ = ["Bundles"]
@@ -22,13 +22,21 @@ class Bundles:
     """Fetches parts of bundles by their paths below `targets/`, side by side.
 
     Each part is judged as it arrives, and asked for again where it is not what was signed. Raises
-    NetworkError, UntrustedError; CancelledError once `control` was stopped.
+    NetworkError, UntrustedError; CancelledError once `control` was stopped. `retrying` is told of
+    pauses.
     """
 
-    def __init__(self, settings: Settings, transfer: Transfer, control: Control) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transfer: Transfer,
+        control: Control,
+        retrying: Callable[[NetworkError, float], None],
+    ) -> None:
         self._settings = settings
         self._transfer = transfer
         self._control = control
+        self._retrying = retrying
 
     def heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
         """The heads of bundles, as their publishers signed them."""
@@ -81,12 +89,17 @@ class Bundles:
         progress: Callable[[int], None] = lambda _: None,
     ) -> Download:
         # Versions may hold "+" and "!": some object stores read a bare plus sign as a space.
-        url = f"{self._settings.base_url()}targets/{quote(path)}"
-        return Download((url,), spans, length, sink, progress)
+        urls = tuple(f"{base}targets/{quote(path)}" for base in self._settings.base_urls())
+        return Download(urls, spans, length, sink, progress, self._retrying)
 
     def _run(self, downloads: Sequence[Download]) -> None:
         if not downloads:
             return
-        delivery = self._transfer.delivery(downloads)
-        with self._control.cancelling(delivery.cancel):
+        limit = RateLimit()
+
+        def set_limit(bytes_per_second: int | None) -> None:
+            limit.bytes_per_second = bytes_per_second
+
+        delivery = self._transfer.delivery(downloads, limit=limit)
+        with self._control.limiting(set_limit), self._control.cancelling(delivery.cancel):
             delivery.run()

@@ -14,39 +14,35 @@ __all__ = ["Control"]
 class Control:
     """The reins of one change, which runs in one thread; `stop` and `limit` are for any.
 
-    Neither may be called by who holds a lock that the change's callbacks take.
+    Neither may be called by who holds a lock that the change's callbacks take. `stopping` is set
+    once it was stopped.
     """
 
     def __init__(self, bytes_per_second: int | None = None) -> None:
         self.bytes_per_second = bytes_per_second
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
+        self.stopping = threading.Event()
         self._cancels: list[Callable[[], None]] = []
         self._limits: list[Callable[[int | None], None]] = []
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody asked for it to stop."""
-        return self._stopped.is_set()
 
     def stop(self) -> None:
         """Have what waits or fetches raise CancelledError soon; what is being placed is placed."""
         with self._lock:
-            self._stopped.set()
+            self.stopping.set()
             cancels = list(self._cancels)
         for cancel in cancels:
             cancel()
 
     def check(self) -> None:
         """Raise CancelledError where it was stopped."""
-        if self.stopped:
+        if self.stopping.is_set():
             raise CancelledError(
                 "it was stopped", remedy="What had arrived is kept: it can be resumed."
             )
 
     def wait(self, seconds: float) -> None:
         """Wait for so long; raises CancelledError as soon as it is stopped."""
-        self._stopped.wait(seconds)
+        self.stopping.wait(seconds)
         self.check()
 
     def limit(self, bytes_per_second: int | None) -> None:

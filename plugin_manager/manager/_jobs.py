@@ -29,7 +29,7 @@ from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.settings import Settings
 from plugin_manager.store import JobRecords, JobState, Standing, Want, Wish, state_of
 
-__all__ = ["Jobs"]
+__all__ = ["Jobs", "outcome"]
 
 _TOLD_EVERY_SECONDS = 0.5
 _STOPPED_SECONDS = 30.0  # in which whatever a job is doing comes to an end
@@ -246,17 +246,18 @@ class Jobs:
     def wait(self, job: str, timeout_seconds: float | None = None) -> Job:
         """The job when it is over; raises what it failed with, CancelledError, or TimeoutError."""
         last = self.get(job)
-        for event in self.watch(job, timeout_seconds=timeout_seconds):
-            last = event
-        if last.state is JobState.CANCELLED:
-            raise CancelledError(f"{last} was cancelled", remedy="Start it again to go on.")
+        for last in self.watch(job, timeout_seconds=timeout_seconds):
+            pass
         if not last.state.final:
             raise TimeoutError(f"{last} is not over after {timeout_seconds:g} s")
-        if last.error:
-            raise last.error
-        return last
+        return outcome(last)
 
-    def watch(self, *jobs: str, timeout_seconds: float | None = None) -> Iterator[Job]:
+    def watch(
+        self,
+        *jobs: str,
+        timeout_seconds: float | None = None,
+        over: threading.Event | None = None,
+    ) -> Iterator[Job]:
         """Jobs (none: all that are active) as they change, until all of them are over.
 
         Each as it is now, then at every change of its state, and twice a second at most as bytes
@@ -280,7 +281,7 @@ class Jobs:
                         yield event
                         if event.state.final:
                             waiting.pop(event.id, None)
-                if until is not None and time.monotonic() >= until:
+                if (over and over.is_set()) or (until and time.monotonic() >= until):
                     return
 
     @contextmanager
@@ -389,6 +390,15 @@ def _worth_telling(event: Job, told: tuple[Job, float] | None) -> bool:
     if told is None or (event.state, event.why) != (told[0].state, told[0].why):
         return True
     return event != told[0] and time.monotonic() - told[1] >= _TOLD_EVERY_SECONDS
+
+
+def outcome(job: Job) -> Job:
+    """A job that is over, if it is completed; raises what it failed with, or CancelledError."""
+    if job.state is JobState.CANCELLED:
+        raise CancelledError(f"{job} was cancelled", remedy="Start it again to go on.")
+    if job.error:
+        raise job.error
+    return job
 
 
 def _check_priority(priority: int) -> None:

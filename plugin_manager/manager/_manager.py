@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -61,6 +61,7 @@ from plugin_manager.store import (
 if TYPE_CHECKING:
     from plugin_manager.catalogue import Catalogue
     from plugin_manager.loader import LoadedPlugin
+    from plugin_manager.manager._aio import AsyncJobs
     from plugin_manager.manager._bundles import Bundles
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
 __all__ = ["PluginManager"]
 
 _HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
-_SIDE_BY_SIDE = 16  # requests for metadata at a time
 
 _log = logging.getLogger("plugin_manager")
 
@@ -143,6 +143,9 @@ class PluginManager:
         min_free_bytes: int | None = None,
         keep_previous: int | None = None,
         system_store: str | Path | None = None,
+        mirrors: Iterable[str] | None = None,
+        tokens: Mapping[str, str] | None = None,
+        max_bytes_per_second: int | None = None,
         on_corruption: Literal["refuse", "repair"] = "refuse",
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
@@ -155,7 +158,9 @@ class PluginManager:
         loads accept expired metadata (by default for 30 days more). `max_store_bytes` bounds what
         the store takes, `min_free_bytes` stay free on the disk, `keep_previous` earlier releases
         of each plugin stay beside its active one; `system_store` is searched second and never
-        written to; `on_corruption` says whether a load mends what is damaged. What is None comes
+        written to; `mirrors` are further addresses that serve the same as `repository`, `tokens`
+        bearer tokens by server ("https://plugins.example.org"); no more than `max_bytes_per_second`
+        are fetched; `on_corruption` says whether a load mends what is damaged. What is None comes
         from the environment (see `plugin_manager.settings`). Touches neither disk nor network.
         """
         settings = from_environment(
@@ -169,6 +174,9 @@ class PluginManager:
             min_free_bytes=min_free_bytes,
             keep_previous=keep_previous,
             system_store=system_store,
+            mirrors=mirrors,
+            tokens=tokens,
+            max_bytes_per_second=max_bytes_per_second,
         )
         settings = evolve(settings, on_corruption=on_corruption)
         return cls(
@@ -186,7 +194,11 @@ class PluginManager:
             return self._shared_transfer
         settings = self.settings
         transfer = Transfer(
-            Policy(ca_bundle=settings.ca_bundle, insecure_http=settings.insecure_http)
+            Policy(
+                ca_bundle=settings.ca_bundle,
+                insecure_http=settings.insecure_http,
+                tokens=settings.tokens,
+            )
         )
         transfer.limit.bytes_per_second = settings.max_bytes_per_second
         return transfer
@@ -211,28 +223,22 @@ class PluginManager:
         )
 
     def _fetch(self, url: str, most_bytes: int) -> bytes:
-        return self._transfer.fetch(url, most_bytes)
+        [content] = self._fetch_many([(url, most_bytes)])
+        if isinstance(content, PluginManagerError):
+            raise content
+        return content
 
     def _fetch_many(self, asks: Sequence[tuple[str, int]]) -> list[bytes | PluginManagerError]:
-        """What `_fetch` brings for each of `asks`, side by side; or what it raises."""
-        if not asks:
-            return []
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as for `_transfer`
-
-        failed: list[PluginManagerError] = []
-
-        def fetch(ask: tuple[str, int]) -> bytes | PluginManagerError:
-            if failed:  # the line, or the server: no use to be patient with it for each file anew
-                return failed[0]
-            try:
-                return self._transfer.fetch(*ask)
-            except PluginManagerError as error:
-                if isinstance(error, NetworkError) and error.status is None:
-                    failed.append(error)
-                return error
-
-        with ThreadPoolExecutor(min(len(asks), _SIDE_BY_SIDE), "metadata") as pool:
-            return list(pool.map(fetch, asks))
+        """The content of files of the repository, side by side; or why it cannot be had."""
+        base = self.settings.repository
+        requests = [
+            ([f"{one}{url.removeprefix(base)}" for one in self.settings.base_urls()], most_bytes)
+            for url, most_bytes in asks
+        ]
+        self._control.check()
+        return self._transfer.fetch_many(
+            requests, cancelled=self._control.stopping, retrying=self.retrying
+        )
 
     @cached_property
     def host(self) -> Host:
@@ -258,7 +264,7 @@ class PluginManager:
     def _bundles(self) -> Bundles:
         from plugin_manager.manager._bundles import Bundles  # noqa: PLC0415 - as for `_transfer`
 
-        return Bundles(self.settings, self._transfer, self._control)
+        return Bundles(self.settings, self._transfer, self._control, self.retrying)
 
     @cached_property
     def _changes(self) -> Changes:
@@ -561,6 +567,13 @@ class PluginManager:
             limit=self._limit,
             now=self._now,
         )
+
+    @cached_property
+    def async_jobs(self) -> AsyncJobs:
+        """`jobs` for programs that run on asyncio."""
+        from plugin_manager.manager._aio import AsyncJobs  # noqa: PLC0415
+
+        return AsyncJobs(self.jobs)
 
     def _limit(self, bytes_per_second: int | None) -> None:
         self._transfer.limit.bytes_per_second = bytes_per_second

@@ -116,6 +116,7 @@ class Transfer:
         requests: Sequence[tuple[str | Sequence[str], int]],
         *,
         cancelled: threading.Event | None = None,
+        retrying: Callable[[NetworkError, float], None] = _nothing,
     ) -> list[bytes | PluginManagerError]:
         """As `fetch` for each of `requests`, (addresses, most bytes), several at a time.
 
@@ -123,7 +124,9 @@ class Transfer:
         together. CancelledError soon after `cancelled` is set.
         """
         deadline = self._deadline()
-        files = [self._small_file(urls, most_bytes, deadline) for urls, most_bytes in requests]
+        files = [
+            self._small_file(urls, most_bytes, deadline, retrying) for urls, most_bytes in requests
+        ]
         Batch(
             files,
             connections=self._policy.connections,
