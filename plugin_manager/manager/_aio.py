@@ -60,10 +60,7 @@ class AsyncJobs:
 
         Bound it with `asyncio.timeout`.
         """
-        last = await self.get(job)
-        async for last in self.watch(job):
-            pass
-        return outcome(last)
+        return outcome([event async for event in self.watch(job)][-1])
 
     async def watch(self, *jobs: str) -> AsyncIterator[Job]:
         """Jobs as they change, until all of them are over."""

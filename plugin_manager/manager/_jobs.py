@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from attrs import evolve
 
-from plugin_manager._connection import is_metered
 from plugin_manager.errors import CancelledError, InvalidInputError, NotFoundError, RefusedError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._foreground import on_record
 from plugin_manager.manager._job import Hooks, Job, ResumeStatus, requests_text
 from plugin_manager.manager._plan import Plan
 from plugin_manager.manager._progress import Progress
-from plugin_manager.manager._worker import LOOK_SECONDS, Worker
+from plugin_manager.manager._worker import LOOK_SECONDS, Inbox, Worker
 from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.settings import Settings
 from plugin_manager.store import JobRecords, JobState, Standing, Want, Wish, state_of
@@ -57,13 +57,12 @@ class Jobs:
         resume_status: Callable[[Digest], ResumeStatus],
         limit: Callable[[int | None], None],
         now: Callable[[], datetime],
-        metered: Callable[[], bool] = is_metered,
+        metered: Callable[[], bool],
     ) -> None:
         self._discard_staged = discard
         self._resume_status = resume_status
         self._now = now
         self._records = JobRecords(settings.store)
-        self._inboxes: list[_Inbox] = []
         self._lock = threading.Lock()
         self._worker = Worker(
             settings,
@@ -71,7 +70,6 @@ class Jobs:
             run=run,
             discard=self._discard,
             limit=limit,
-            tell=self._publish,
             now=now,
             metered=metered,
         )
@@ -245,9 +243,7 @@ class Jobs:
 
     def wait(self, job: str, timeout_seconds: float | None = None) -> Job:
         """The job when it is over; raises what it failed with, CancelledError, or TimeoutError."""
-        last = self.get(job)
-        for last in self.watch(job, timeout_seconds=timeout_seconds):
-            pass
+        last = deque(self.watch(job, timeout_seconds=timeout_seconds), maxlen=1).pop()
         if not last.state.final:
             raise TimeoutError(f"{last} is not over after {timeout_seconds:g} s")
         return outcome(last)
@@ -265,16 +261,13 @@ class Jobs:
         """
         wanted = [self._known(job).id for job in jobs] or [job.id for job in self.active()]
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        with self._subscribed(wanted) as inbox:
+        with self._worker.telling(wanted) as inbox:
             told: dict[str, tuple[Job, float]] = {}
             waiting = dict.fromkeys(wanted)
             while waiting:
-                events = inbox.take(LOOK_SECONDS)
-                ours = {one.id for one in events}
-                for one in list(waiting):
-                    if one not in ours and self._worker.job(one) is None:
-                        with suppress(NotFoundError):
-                            events.append(self.get(one))
+                events = inbox.take(LOOK_SECONDS if told else 0)
+                for one in waiting:
+                    events += self._found_on_looking(one, inbox, {event.id for event in events})
                 for event in events:
                     if event.id in waiting and _worth_telling(event, told.get(event.id)):
                         told[event.id] = event, time.monotonic()
@@ -284,17 +277,16 @@ class Jobs:
                 if (over and over.is_set()) or (until and time.monotonic() >= until):
                     return
 
-    @contextmanager
-    def _subscribed(self, jobs: Sequence[str]) -> Iterator[_Inbox]:
-        inbox = _Inbox(frozenset(jobs))
-        self._inboxes = [*self._inboxes, inbox]
-        for job in jobs:
-            with suppress(NotFoundError):
-                inbox.put(self.get(job))
-        try:
-            yield inbox
-        finally:
-            self._inboxes = [one for one in self._inboxes if one is not inbox]
+    def _found_on_looking(self, job: str, inbox: Inbox, told_of: Container[str]) -> list[Job]:
+        """How a job stands that another process works at, or nobody."""
+        if job in told_of or self._worker.job(job):
+            return []
+        with suppress(NotFoundError):
+            found = self.get(job)
+            events = inbox.take(0)  # it may have been this process's for an instant
+            ours = self._worker.job(job) or any(event.id == job for event in events)
+            return events if ours else [*events, found]
+        return []
 
     def resume_status(self, job: str) -> Sequence[ResumeStatus]:
         """For each release that a job fetches: whether it can go on, and from where.
@@ -333,10 +325,6 @@ class Jobs:
         with on_record(self._records, wish, control, self._discard, self._now) as planned:
             yield planned
 
-    def _publish(self, job: Job) -> None:
-        for inbox in self._inboxes:
-            inbox.put(job)
-
     def _end_cancelled(self, job: str) -> None:
         """Do what a worker would, where nobody works at a job that was cancelled."""
         wish = self._known(job)
@@ -359,31 +347,6 @@ class Jobs:
                 others |= set(standing.digests)
         for digest in set(digests) - others:
             self._discard_staged(digest)
-
-
-class _Inbox:
-    """Events for one who watches `jobs`; what is superseded before it is taken is dropped."""
-
-    def __init__(self, jobs: frozenset[str]) -> None:
-        self._jobs = jobs
-        self._events: list[Job] = []
-        self._some = threading.Condition()
-
-    def put(self, job: Job) -> None:
-        if job.id not in self._jobs:
-            return
-        with self._some:
-            last = next((one for one in reversed(self._events) if one.id == job.id), None)
-            if last is not None and (last.state, last.why) == (job.state, job.why):
-                self._events.remove(last)
-            self._events.append(job)
-            self._some.notify_all()
-
-    def take(self, seconds: float) -> list[Job]:
-        with self._some:
-            self._some.wait_for(lambda: self._events, seconds)
-            events, self._events = self._events, []
-            return events
 
 
 def _worth_telling(event: Job, told: tuple[Job, float] | None) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from attrs import evolve
 from packaging.version import Version
 
+from plugin_manager._connection import is_metered
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     CorruptError,
@@ -113,6 +114,7 @@ class PluginManager:
         waiting: Callable[[str], None] = _ignore,
         making_room: Callable[[SpacePlan], None] = _ignore,
         retrying: Callable[[NetworkError, float], None] = lambda _error, _seconds: None,
+        metered: Callable[[], bool] = is_metered,
         transfer: Transfer | None = None,
         control: Control | None = None,
     ) -> None:
@@ -123,6 +125,7 @@ class PluginManager:
         self.making_room = making_room
         self.retrying = retrying
         self._now = now
+        self._metered = metered
         self._shared_transfer = transfer
         self._control = control or Control()
         self._store = Store(settings.store)
@@ -150,6 +153,7 @@ class PluginManager:
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
         making_room: Callable[[SpacePlan], None] = _ignore,
+        metered: Callable[[], bool] = is_metered,
     ) -> PluginManager:
         """A manager of the store in directory `store` (made at the first install).
 
@@ -160,8 +164,10 @@ class PluginManager:
         of each plugin stay beside its active one; `system_store` is searched second and never
         written to; `mirrors` are further addresses that serve the same as `repository`, `tokens`
         bearer tokens by server ("https://plugins.example.org"); no more than `max_bytes_per_second`
-        are fetched; `on_corruption` says whether a load mends what is damaged. What is None comes
-        from the environment (see `plugin_manager.settings`). Touches neither disk nor network.
+        are fetched; `metered` says whether the connection is paid by the byte (by default
+        NetworkManager does, where it is there); `on_corruption` says whether a load mends what is
+        damaged. What is None comes from the environment (see `plugin_manager.settings`). Touches
+        neither disk nor network.
         """
         settings = from_environment(
             os.environ,
@@ -180,7 +186,12 @@ class PluginManager:
         )
         settings = evolve(settings, on_corruption=on_corruption)
         return cls(
-            settings, expiry=expiry, progress=progress, waiting=waiting, making_room=making_room
+            settings,
+            expiry=expiry,
+            progress=progress,
+            waiting=waiting,
+            making_room=making_room,
+            metered=metered,
         )
 
     # --- parts, made when first needed ---------------------------------------------------------
@@ -566,6 +577,7 @@ class PluginManager:
             resume_status=self._resume_status,
             limit=self._limit,
             now=self._now,
+            metered=self._metered,
         )
 
     @cached_property

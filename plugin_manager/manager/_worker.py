@@ -10,14 +10,14 @@ import logging
 import random as random_module
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
 from attrs import define, evolve
 
-from plugin_manager._connection import is_metered
 from plugin_manager.errors import CancelledError, NetworkError, PluginManagerError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._job import Hooks, Job, may_pass
@@ -28,7 +28,7 @@ from plugin_manager.model import Digest
 from plugin_manager.settings import Settings
 from plugin_manager.store import JobRecords, JobState, Lease, Standing, Want, Wish, state_of
 
-__all__ = ["LOOK_SECONDS", "Worker"]
+__all__ = ["LOOK_SECONDS", "Inbox", "Worker"]
 
 LOOK_SECONDS = 0.25
 _METERED_SECONDS = 10.0
@@ -68,11 +68,38 @@ class _Held:
         return Job.of(self.wish, self.standing, self.progress, self.error)
 
 
+class Inbox:
+    """Events for one who watches `jobs`; what is superseded before it is taken is dropped."""
+
+    def __init__(self, jobs: frozenset[str]) -> None:
+        self._jobs = jobs
+        self._events: list[Job] = []
+        self._some = threading.Condition()
+
+    def put(self, job: Job) -> None:
+        """Add an event."""
+        if job.id not in self._jobs:
+            return
+        with self._some:
+            last = next((one for one in reversed(self._events) if one.id == job.id), None)
+            if last is not None and (last.state, last.why) == (job.state, job.why):
+                self._events.remove(last)
+            self._events.append(job)
+            self._some.notify_all()
+
+    def take(self, seconds: float) -> list[Job]:
+        """The events since the last call, for the first of which it waits so long at most."""
+        with self._some:
+            self._some.wait_for(lambda: self._events, seconds)
+            events, self._events = self._events, []
+            return events
+
+
 class Worker:
     """Works at the jobs in `records` from `start` to `close`; for any thread.
 
     `run(wish, hooks)` does a job, `discard(wish, digests)` removes what it has staged,
-    `limit(bytes_per_second)` holds for all together, `tell(job)` is told of every change.
+    `limit(bytes_per_second)` holds for all together.
     """
 
     def __init__(
@@ -83,9 +110,8 @@ class Worker:
         run: Callable[[Wish, Hooks], None],
         discard: Callable[[Wish, Sequence[Digest]], None],
         limit: Callable[[int | None], None],
-        tell: Callable[[Job], None],
         now: Callable[[], datetime],
-        metered: Callable[[], bool] = is_metered,
+        metered: Callable[[], bool],
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._settings = settings
@@ -93,12 +119,12 @@ class Worker:
         self._carry_out = run
         self._discard = discard
         self._limit = limit
-        self._tell = tell
         self._now = now
         self._metered = metered
         self._random = random
         self._changed = threading.Condition(threading.RLock())
         self._held: dict[str, _Held] = {}
+        self._inboxes: list[Inbox] = []
         self._supervisor: threading.Thread | None = None
         self._closing = False
         self._rate: int | None = settings.max_bytes_per_second
@@ -142,11 +168,30 @@ class Worker:
         with self._changed:
             self._changed.wait_for(lambda: job not in self._held, timeout_seconds)
 
+    @contextmanager
+    def telling(self, jobs: Iterable[str]) -> Iterator[Inbox]:
+        """An inbox for how `jobs` stand, as far as they are this process's, and every change."""
+        inbox = Inbox(frozenset(jobs))
+        with self._changed:
+            self._inboxes.append(inbox)
+            for held in self._held.values():
+                inbox.put(held.job)
+        try:
+            yield inbox
+        finally:
+            with self._changed:
+                self._inboxes.remove(inbox)
+
+    def _tell(self, job: Job) -> None:
+        for inbox in self._inboxes:
+            inbox.put(job)
+
     # --- the queue -------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
         while True:
-            self._look_at_connection()
+            with suppress(PluginManagerError):
+                self._look_at_connection()
             with self._changed:
                 try:
                     self._adopt()
@@ -165,8 +210,8 @@ class Worker:
                 act()
 
     def _look_at_connection(self) -> None:
-        waits = self._settings.queue.metered != "allow" and self._held
-        if waits and time.monotonic() - self._metered_at > _METERED_SECONDS:
+        matters = self._settings.queue.metered != "allow" and self._records.ids()
+        if matters and time.monotonic() - self._metered_at > _METERED_SECONDS:
             self._is_metered, self._metered_at = self._metered(), time.monotonic()
 
     def _adopt(self) -> None:
