@@ -473,6 +473,29 @@ def test_a_hundred_plugins_of_twenty_releases_are_far_from_the_bound(evaluations
     assert sum(evaluations) < _rules.MAX_EVALUATIONS / 20
 
 
+def test_a_thousand_installed_plugins_that_require_one_another_are_far_from_it_too(evaluations):
+    world = World(
+        *(
+            entry(f"p{n} {version}.0", *(f"p{m}>=1" for m in (n + 1, n + 7) if m < 1000))
+            for n in range(1000)
+            for version in (10, 11)
+        )
+    )
+    by_plugin = {one.release.plugin: [] for one in world.entries}
+    for one in world.entries:
+        by_plugin[one.release.plugin].append(one)
+    found = resolve(
+        [PluginRequirement.parse("acme/p50>=11")],
+        installed={plugin: first.release for plugin, (first, _) in by_plugin.items()},
+        catalogue=lambda plugin: Catalogue(plugin, entries=tuple(by_plugin[plugin])),
+        host=HOST,
+    )
+    assert [str(p) for p, one in found.items() if one.release.version > Version("10.0")] == [
+        "acme/p50"
+    ]
+    assert sum(evaluations) < _rules.MAX_EVALUATIONS / 20
+
+
 def test_bettering_a_set_stops_where_the_bound_is_reached(monkeypatch, evaluations):
     world = World(entry("a 1"), entry("a 2", "c<2"), entry("c 1"), entry("c 2", "a"))
     with monkeypatch.context() as without:
