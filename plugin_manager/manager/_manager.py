@@ -8,7 +8,9 @@ rollback  an earlier release > vouch > activate and hold; offline, if it is on d
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -75,6 +77,7 @@ __all__ = ["PluginManager"]
 
 _HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
 _SIDE_BY_SIDE = 16  # requests for metadata at a time
+_NEAR_SECONDS = 0.002
 _MOVES = {"install", "upgrade", "downgrade"}
 
 
@@ -117,6 +120,7 @@ class PluginManager:
         self._store = Store(settings.store)
         self._housekeeping = Housekeeping(self._store, settings.limits)
         self._system = Store(settings.system_store) if settings.system_store else None
+        self._quickest_seconds = math.inf  # how long a small file takes from the repository
 
     @classmethod
     def open(
@@ -194,25 +198,29 @@ class PluginManager:
         )
 
     def _fetch(self, url: str, most_bytes: int) -> bytes:
-        return self._transfer.fetch(url, most_bytes)
+        begun = time.monotonic()
+        data = self._transfer.fetch(url, most_bytes)
+        self._quickest_seconds = min(self._quickest_seconds, time.monotonic() - begun)
+        return data
 
     def _fetch_many(self, asks: Sequence[tuple[str, int]]) -> list[bytes | PluginManagerError]:
         """What `_fetch` brings for each of `asks`, side by side; or what it raises."""
-        if not asks:
-            return []
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as for `_transfer`
-
         failed: list[PluginManagerError] = []
 
         def fetch(ask: tuple[str, int]) -> bytes | PluginManagerError:
             if failed:  # the line, or the server: no use to be patient with it for each file anew
                 return failed[0]
             try:
-                return self._transfer.fetch(*ask)
+                return self._fetch(*ask)
             except PluginManagerError as error:
                 if isinstance(error, NetworkError) and error.status is None:
                     failed.append(error)
                 return error
+
+        # Threads cost more than they save where the next answer is there at once.
+        if self._quickest_seconds < _NEAR_SECONDS:
+            return [fetch(ask) for ask in asks]
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as for `_transfer`
 
         with ThreadPoolExecutor(min(len(asks), _SIDE_BY_SIDE), "metadata") as pool:
             return list(pool.map(fetch, asks))
