@@ -80,6 +80,15 @@ def entry(
     )
 
 
+def all_at_hand(plugins):
+    return plugins
+
+
+def none_at_hand(_):
+    """What `prefetch` says where everything takes a search."""
+    return ()
+
+
 class World:
     """Catalogues made of entries."""
 
@@ -95,7 +104,12 @@ class World:
         return Catalogue(plugin, entries=mine)
 
     def resolve(
-        self, *requests: str, installed: str = "", host: Host = HOST, prefetch=None, **names
+        self,
+        *requests: str,
+        installed: str = "",
+        host: Host = HOST,
+        prefetch=all_at_hand,
+        **names,
     ):
         """What would be active, as "a 1.0, b 2.0"; `names` as short names joined by spaces."""
         found = resolve(
@@ -304,7 +318,7 @@ def levels(world: World, *requests: str, **names) -> list[str]:
         told.append(" ".join(sorted(plugin.name for plugin in plugins)))
         return plugins
 
-    without = world.resolve(*requests, **names)
+    without = world.resolve(*requests, **names, prefetch=none_at_hand)
     assert world.resolve(*requests, prefetch=prefetch, **names) == without
     return told
 
@@ -315,9 +329,32 @@ def test_what_will_be_needed_is_told_level_by_level():
     world = World(*fan, *more, entry("old 1.0"), entry("x 1.0", "e"))
     assert levels(world, "a", "x") == ["a x", "b c e", "d"]
     # Nothing that only a release requires which is not picked, or that stays as it is.
-    assert levels(world, "a<2", installed="c 1.0") == ["a", "old"]
-    assert levels(world, installed="a 1.0, old 1.0") == []
-    assert levels(world, installed="a 1.0, old 1.0", upgrade="a") == ["a", "b c", "d e"]
+    assert levels(world, "a<2", installed="c 1.0") == ["a c", "old"]
+    assert levels(world, installed="a 1.0, old 1.0") == ["a old"]
+    assert levels(world, installed="a 1.0, old 1.0", upgrade="a") == ["a old", "b c", "d e"]
+
+
+def test_only_what_is_not_simple_takes_a_search(monkeypatch):
+    searches = []
+
+    def counted(situation):
+        searches.append(situation)
+        return _search.search(situation)
+
+    monkeypatch.setattr(_resolve, "search", counted)
+    world = World(entry("a 1.0", "b"), entry("b 1.0", "c"), entry("b 2.0", "c"), entry("c 1.0"))
+    assert world.resolve("a") == "a 1.0, b 2.0, c 1.0"
+    assert world.resolve("a", installed="b 1.0, c 1.0") == "a 1.0, b 1.0, c 1.0"
+    assert searches == []
+    # A requirement that comes too late for what was picked, and one that nothing meets.
+    late = World(entry("a 1.0", "b", "c"), entry("b 1.0"), entry("b 2.0"), entry("c 1.0", "b<2"))
+    assert late.resolve("a") == "a 1.0, b 1.0, c 1.0"
+    assert len(searches) == 1
+    late.fails(ConflictError, "a", "b>=2")
+    assert len(searches) == 2
+    # What is at hand only in part.
+    assert world.resolve("a", prefetch=none_at_hand) == "a 1.0, b 2.0, c 1.0"
+    assert len(searches) == 3
 
 
 def test_what_is_told_ahead_of_is_a_guess_that_decides_nothing():
@@ -327,10 +364,10 @@ def test_what_is_told_ahead_of_is_a_guess_that_decides_nothing():
         world.resolve("a", prefetch=lambda plugins: told.append(list(plugins)) or plugins)
     assert told == [[name("a")], [name("gone")]]
     with pytest.raises(ConflictError):
-        world.resolve("b", prefetch=lambda plugins: plugins)
+        world.resolve("b", prefetch=all_at_hand)
     with pytest.raises(NotFoundError):
-        world.resolve("nobody", prefetch=lambda plugins: plugins)
-    assert world.resolve("c", prefetch=lambda _: ()) == "c 2.0"
+        world.resolve("nobody", prefetch=all_at_hand)
+    assert world.resolve("c", prefetch=none_at_hand) == "c 2.0"
 
 
 def test_circles_are_no_obstacle():
@@ -399,7 +436,7 @@ def evaluations(monkeypatch):
 @pytest.mark.parametrize("bound", ["MAX_ROUNDS", "MAX_EVALUATIONS"])
 def test_a_search_made_to_last_for_ever_is_given_up(monkeypatch, bound):
     monkeypatch.setattr(_search if bound == "MAX_ROUNDS" else _rules, bound, 8)
-    error = chain(10).fails(ConflictError, "p0")
+    error = chain(10).fails(ConflictError, "p0", prefetch=none_at_hand)
     assert "too entangled" in error.message
     assert "exact versions" in error.remedy
 
@@ -411,7 +448,8 @@ def test_all_searches_together_spend_no_more_than_is_allowed(
     monkeypatch, evaluations, world, first
 ):
     monkeypatch.setattr(_rules, "MAX_EVALUATIONS", 2_000)
-    assert "too entangled" in world.fails(ConflictError, first).message
+    error = world.fails(ConflictError, first, prefetch=none_at_hand)
+    assert "too entangled" in error.message
     assert sum(evaluations[:-1]) <= 2_000
     # Nobody goes on after that.
     assert sum(evaluations) > 2_000
@@ -432,6 +470,29 @@ def test_a_hundred_plugins_of_twenty_releases_are_far_from_the_bound(evaluations
         )
     )
     world.resolve("p50>=11", installed=", ".join(f"p{n} 10.0" for n in range(100)))
+    assert sum(evaluations) < _rules.MAX_EVALUATIONS / 20
+
+
+def test_a_thousand_installed_plugins_that_require_one_another_are_far_from_it_too(evaluations):
+    world = World(
+        *(
+            entry(f"p{n} {version}.0", *(f"p{m}>=1" for m in (n + 1, n + 7) if m < 1000))
+            for n in range(1000)
+            for version in (10, 11)
+        )
+    )
+    by_plugin = {one.release.plugin: [] for one in world.entries}
+    for one in world.entries:
+        by_plugin[one.release.plugin].append(one)
+    found = resolve(
+        [PluginRequirement.parse("acme/p50>=11")],
+        installed={plugin: first.release for plugin, (first, _) in by_plugin.items()},
+        catalogue=lambda plugin: Catalogue(plugin, entries=tuple(by_plugin[plugin])),
+        host=HOST,
+    )
+    assert [str(p) for p, one in found.items() if one.release.version > Version("10.0")] == [
+        "acme/p50"
+    ]
     assert sum(evaluations) < _rules.MAX_EVALUATIONS / 20
 
 
@@ -742,9 +803,9 @@ def test_result_keeps_all_rules_exists_where_one_can_and_moves_no_more_than_it_m
     except (ConflictError, IncompatibleHostError) as error:
         assert possible == []
         with pytest.raises(type(error)):
-            resolve(requests, **arguments, prefetch=lambda plugins: plugins)
+            resolve(requests, **arguments, prefetch=none_at_hand)
         return
-    assert resolve(requests, **arguments, prefetch=lambda plugins: plugins) == found
+    assert resolve(requests, **arguments, prefetch=none_at_hand) == found
     assert consistent(found, requests, installed, pins_of_releases=True)
     assert all(found[plugin].release == release for plugin, release in stuck.items())
     assert list(found) == sorted(found)

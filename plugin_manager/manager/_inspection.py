@@ -161,7 +161,7 @@ class Inspector:
 
     def _refetch_metadata(self) -> Vouching:
         self._require_source()
-        with self._trust.update() as update:
+        with self._trust.update(self._store.plugins()) as update:
             keep_chains(self._store, update)
         return self._trust.local()
 

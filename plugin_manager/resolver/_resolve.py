@@ -29,7 +29,7 @@ def resolve(
     host: Host,
     held: Collection[PluginName] = (),
     upgrade: Collection[PluginName] = (),
-    prefetch: Callable[[Collection[PluginName]], Collection[PluginName]] | None = None,
+    prefetch: Callable[[Collection[PluginName]], Collection[PluginName]] = lambda some: some,
 ) -> dict[PluginName, CatalogueEntry]:
     """All that shall be active: what is requested, what that needs, and all that is installed.
 
@@ -60,10 +60,8 @@ def resolve(
         fixed=fixed,
         listings=Listings(catalogue, installed, moving, host),
     )
-    if prefetch:
-        look_ahead(situation, prefetch)
     try:
-        found = search(situation)
+        found = look_ahead(situation, prefetch) or search(situation)
     except ImpossibleError as impossible:
         raise explained(situation, impossible.conflicts) from None
     found = preferred(situation, found)

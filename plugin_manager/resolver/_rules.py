@@ -170,11 +170,6 @@ class Listings:
         # By identity: an entry's own hash is that of all it holds. Each is kept in `_listings`.
         self._positions: dict[int, int] = {}
 
-    @property
-    def upgraded(self) -> frozenset[PluginName]:
-        """What is installed and shall have the newest."""
-        return self.moving.intersection(self.installed)
-
     def spend(self, evaluations: int) -> None:
         """Count what is about to be done; raises ConflictError where that is too much."""
         self._evaluations_left -= evaluations

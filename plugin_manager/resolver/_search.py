@@ -35,23 +35,35 @@ MAX_TRIES = 200
 
 def look_ahead(
     situation: Situation, prefetch: Callable[[Collection[PluginName]], Collection[PluginName]]
-) -> None:
-    """Tell `prefetch` what a search is likely to ask for: it asks for one catalogue at a time.
+) -> dict[PluginName, CatalogueEntry] | None:
+    """The set with the best of each plugin, if it is that simple; None where it takes a search.
 
-    Level by level: what is asked for, what the best of that requires, and so on. It is a guess, as
-    a search may have to take something else; so it raises nothing, and decides nothing.
+    Level by level: what is asked for and what is installed, what the best of that requires, and so
+    on; `prefetch` is told of each level. It takes a search where a requirement that came late would
+    have changed a choice, and where anything is amiss, which a search may meet or get around. This
+    takes as many steps as there are plugins; a search takes their square.
     """
     listings = situation.listings
-    level = [*situation.asked, *(listings.presence[one] for one in sorted(listings.upgraded))]
+    level = [*situation.asked, *listings.presence.values()]
     wishes: dict[PluginName, list[Requirement]] = {}
-    while plugins := dict.fromkeys(one.plugin for one in level if one.plugin not in wishes):
+    found: dict[PluginName, CatalogueEntry] = {}
+
+    def best(plugin: PluginName) -> CatalogueEntry:
+        return situation.candidates(plugin, wishes[plugin])[0]
+
+    with suppress(PluginManagerError, IndexError):
+        while new := dict.fromkeys(one.plugin for one in level if one.plugin not in wishes):
+            for requirement in level:
+                wishes.setdefault(requirement.plugin, []).append(requirement)
+            level = []
+            for plugin in prefetch(new.keys()):
+                entry = found[plugin] = best(plugin)
+                level += listings.requirements(entry) if situation.usable(entry) else ()
         for requirement in level:
-            wishes.setdefault(requirement.plugin, []).append(requirement)
-        level = []
-        for plugin in prefetch(plugins.keys()):
-            with suppress(PluginManagerError):  # which is for the search to meet, or not to
-                for entry in situation.candidates(plugin, wishes[plugin])[:1]:
-                    level += listings.requirements(entry) if situation.usable(entry) else ()
+            wishes[requirement.plugin].append(requirement)
+        if len(found) == len(wishes) and all(found[one] is best(one) for one in found):
+            return found
+    return None
 
 
 def search(situation: Situation) -> dict[PluginName, CatalogueEntry]:
@@ -117,7 +129,7 @@ def preferred(
     """
     asked = [request.plugin for request in situation.asked]
     listings = situation.listings
-    upgraded = sorted(listings.upgraded)
+    upgraded = sorted(listings.moving.intersection(listings.installed))
     decided = dict(situation.fixed)
     tries = MAX_TRIES
     with suppress(ConflictError):  # what is found is good enough, and more would take too long
