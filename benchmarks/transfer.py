@@ -7,33 +7,26 @@ each file of the bundle to its place and makes it the active release. Peers:
     curl           curl -o, which verifies nothing
     aria2c         four connections, and its own check of the SHA-256
     huggingface    huggingface_hub's http_get (--huggingface PYTHON: an interpreter that has it)
+A ratio is the median of the rounds' ratios. See benchmarks.far, benchmarks.resume for the rest.
+
+What 8 GiB take in memory (publishing them takes minutes, and the disk holds them twice):
+    .venv/bin/python -m benchmarks.transfer --alone --megabytes 8590 --directory .bench
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import random
 import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import trustme
-from attrs import frozen
 
-from benchmarks.end_to_end import TOML
-from plugin_manager.publishing import Repository
+from benchmarks.measuring import MEGABYTE, Repo, Run, in_turn, median, ratio, run, work_directory
 from tests.nginx import nginx
 
-PROJECT = Path(__file__).resolve().parents[1]
-MEMORY = Path("/dev/shm")
 HUGGINGFACE = """
 import sys
 from huggingface_hub.file_download import http_get
@@ -42,76 +35,11 @@ with open(sys.argv[2], "wb") as file:
 """
 
 
-@frozen
-class Run:
-    """What one process took."""
-
-    seconds: float
-    resident_bytes: int
-
-
-def run(command: list[str], **environment: str) -> Run:
-    """Run `command` to its end."""
-    settings = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    begun = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, cwd=PROJECT, env={**settings, **environment}, stdout=said, stderr=said
-        )
-        # Not wait4's ru_maxrss: it counts what this process had when it forked.
-        resident = 0
-        while process.poll() is None:
-            resident = max(resident, resident_bytes(process.pid))
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.02)
-        seconds = time.perf_counter() - begun
-        if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)[:300]}\n{said.read().decode()}")
-    return Run(seconds, resident)
-
-
-def resident_bytes(process: int) -> int:
-    """The most memory that `process` has had resident so far; 0 where that cannot be seen."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-class Repo:
-    """A repository with one plugin, bench/big, of `megabytes` that do not compress."""
-
-    def __init__(self, work: Path, megabytes: int) -> None:
-        source, draw = work / "source", random.Random(7)
-        (source / "files").mkdir(parents=True)
-        with (source / "files/model.bin").open("wb") as file:
-            for _ in range(megabytes):
-                file.write(draw.randbytes(1_000_000))
-        (source / "plugin.toml").write_text(TOML.format(name="big", version="1.0"))
-        repository = Repository.create(
-            work / "repository", keys_directory=work / "keys", passphrase="x"
-        )
-        repository.add_publisher("bench")
-        repository.publish(source)
-        shutil.rmtree(source)
-        self.root = work / "root.json"
-        self.root.write_bytes(repository.root_bytes())
-        self.public = repository.public
-        [bundle] = (self.public / "targets/bench/big").glob("*.tar.zst")
-        self.bundle = bundle.relative_to(self.public).as_posix()
-        with bundle.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def measure(
     repo: Repo, url: str, place: Path, arguments: argparse.Namespace, authority: Path | None
 ) -> None:
-    bundle, out = url + repo.bundle, place / "out"
-    store = place / "store"
-    pluginctl = [sys.executable, "-m", "plugin_manager.cli", "--store", str(store)]
-    pluginctl += ["--repository", url, "--root", str(repo.root), "install", "bench/big"]
+    bundle, out, store = url + repo.bundles[0], place / "out", place / "store"
+    pluginctl = repo.install(store, url)
     trusting = {"PLUGINCTL_CA_BUNDLE": str(authority)} if authority else {}
     cacert = ["--cacert", str(authority)] if authority else []
     commands: dict[str, Callable[[], Run]] = {
@@ -120,31 +48,28 @@ def measure(
     }
     if shutil.which("aria2c"):
         ca = [f"--ca-certificate={authority}"] if authority else []
-        aria = ["aria2c", "-q", "-x4", "-s4", *ca, f"--checksum=sha-256={repo.sha256}"]
+        aria = ["aria2c", "-q", "-x4", "-s4", *ca, f"--checksum=sha-256={repo.sha256()}"]
         aria += ["--allow-overwrite=true", "-d", str(place), "-o", "out", bundle]
         commands["aria2c -x4, SHA-256"] = lambda: run(aria)
     if arguments.huggingface and not authority:
         peer = [arguments.huggingface, "-c", HUGGINGFACE, bundle, str(out)]
         commands["huggingface_hub"] = lambda: run(peer)
-    found: dict[str, list[Run]] = {name: [] for name in commands}
-    for index in range(arguments.runs + 1):
-        for name, command in commands.items():
-            for path in (store, out):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            taken = command()
-            if index:  # the first round warms caches
-                found[name].append(taken)
-    seconds = {name: statistics.median(one.seconds for one in all_) for name, all_ in found.items()}
-    ours = seconds["ours"]
-    resident = max(one.resident_bytes for one in found["ours"]) / 1e6
+    if arguments.alone:
+        commands = {"ours": commands["ours"]}
+
+    def clear() -> None:
+        shutil.rmtree(store, ignore_errors=True)
+        out.unlink(missing_ok=True)
+
+    found = in_turn(commands, arguments.runs, clear, uncounted=0 if arguments.alone else 1)
+    ours = found.pop("ours")
+    resident = max(one.resident_bytes for one in ours) / MEGABYTE
     over = " over TLS" if authority else ""
-    for name, peer_seconds in seconds.items():
-        if name != "ours":
-            print(
-                f"| {arguments.megabytes} MB{over} | {ours:.2f} s, {resident:.0f} MB resident | "
-                f"{peer_seconds:.2f} s | {ours / peer_seconds:.2f} | {name} |",
-                flush=True,
-            )
+    row = f"| {arguments.megabytes} MB{over} | {median(ours):.2f} s, {resident:.0f} MB resident |"
+    if not found:
+        print(f"{row} | | |")
+    for name, peers in found.items():
+        print(f"{row} {median(peers):.2f} s | {ratio(ours, peers):.2f} | {name} |", flush=True)
 
 
 def main() -> None:
@@ -155,12 +80,15 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1074, help="of the bundle (1 GiB)")
     parser.add_argument("--huggingface", metavar="PYTHON", help="which has huggingface_hub")
     parser.add_argument("--no-tls", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="ours once, no peers, no TLS")
+    parser.add_argument("--directory", type=Path, help="where to work; default: in memory")
     arguments = parser.parse_args()
+    if arguments.alone:
+        arguments.runs, arguments.no_tls = 1, True
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, median of {arguments.runs}")
-    print("\n| what | ours | peer | ratio | peer is |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as text:
-        work = Path(text)
-        repo, place = Repo(work, arguments.megabytes), work / "place"
+    print("\n| what | ours | peer | ratio | peer is |\n|---|---|---|---|---|", flush=True)
+    with work_directory(arguments.directory) as work:
+        repo, place = Repo(work, {"big": arguments.megabytes * MEGABYTE}), work / "place"
         place.mkdir()
         with nginx(repo.public) as (url, _):
             measure(repo, url, place, arguments, None)
