@@ -33,7 +33,8 @@ HASTE = Policy(
     most_pause_seconds=0.01,
     most_retry_after_seconds=0.01,
 )
-VERDICTS = ("", "network", "untrusted", "expired")
+# A conflict: the timestamp of before is signed and not yet expired, and knows no newer release.
+VERDICTS = ("", "network", "untrusted", "expired", "conflict")
 
 
 @define
