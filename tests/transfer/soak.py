@@ -3,11 +3,15 @@
 Run: .venv/bin/python -m tests.transfer.soak [--installs 1000] [--workers 8] [--seed 1]
 Each install begins with an empty store. It must complete, verify, hold just what was published,
 and leave nothing behind that a later command would have to collect.
+
+One way of failing ends a command at once: an answer in a coding that was not asked for, which is
+how a proxy is set up and not chance. Then, and only then, the install is asked for once more.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import random
 import shutil
 import sys
@@ -18,13 +22,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from plugin_manager.errors import PluginManagerError
+from plugin_manager.errors import NetworkError, PluginManagerError
 from plugin_manager.manager import Cleanup, PluginManager
 from plugin_manager.settings import from_environment
 from plugin_manager.transfer import Policy, Transfer
 from tests.transfer.server import Behaviour, Exchange, Server, answer, honest, raw, reset, wrong
 from tests.world import World
 
+# As published, but for shorter patience: what is slow here would keep each attempt for a minute.
+PATIENCE = Policy(attempts=10, read_timeout_seconds=2, rate_window_seconds=2)
 PLUGINS = {
     "acme/base": {"base.py": b"VALUE = 1\n", "tables": random.Random(1).randbytes(300_000)},
     "acme/top": {"top.py": b"import base\n" * 50, "text": b"to be or not to be\n" * 9000},
@@ -32,17 +38,43 @@ PLUGINS = {
 }
 
 
-def failing(content: bytes, chance: random.Random, *, bundle: bool) -> Behaviour:
-    """One of the ways in which to serve `content` badly."""
+SLOW_SECONDS = 0.2  # between two bytes of a slow answer
+MOST_COMMANDS = 10  # for one install, where the coding was wrong
+
+
+def slow(content: bytes) -> Behaviour:
+    """Serves `content` so slowly that no patience is enough, until the client hangs up."""
+
+    def behave(exchange: Exchange) -> bool:
+        start, stop = exchange.request.range(len(content))
+        part = {"Content_Range": f"bytes {start}-{stop - 1}/{len(content)}"}
+        partial = "range" in exchange.request.headers
+        status = "206 Partial Content" if partial else "200 OK"
+        exchange.head(status, Content_Length=stop - start, **(part if partial else {}))
+        for place in range(start, stop):
+            exchange.send(content[place : place + 1])
+            time.sleep(SLOW_SECONDS)
+        return True
+
+    return behave
+
+
+def failing(content: bytes, chance: random.Random, *, bundle: bool) -> tuple[str, Behaviour]:
+    """One of the ways in which to serve `content` badly, and its name."""
     cut = chance.randrange(len(content) + 1)
+    moment = "Fri, 20 Nov 2026 12:00:00 GMT"
     ways = {
         "reset": reset,
         "nothing": raw(b""),
         "nonsense": raw(b"\x00\xff\r\n\r\n"),
         "503": answer("503 Service Unavailable"),
+        "503, a date": answer("503 Service Unavailable", Retry_After=moment, Date=moment),
         "429": answer("429 Too Many Requests", Retry_After="0"),
+        "429, nonsense": answer("429 Too Many Requests", Retry_After="soon"),
         "500": answer("500 Internal Server Error"),
         "cut off": wrong(content, body=lambda data: data[: min(cut, len(data))], stay=False),
+        "slow": slow(content),
+        "gzip": wrong(content, body=gzip.compress, Content_Length=None, Content_Encoding="gzip"),
     }
     if bundle:  # changed metadata is refused, not asked for again
         place = chance.randrange(len(content))
@@ -51,8 +83,15 @@ def failing(content: bytes, chance: random.Random, *, bundle: bool) -> Behaviour
             "flipped": honest(flipped),
             "whole": wrong(content, status="200 OK"),
             "wrong range": wrong(content, Content_Range="bytes 5-9/10"),
+            "shifted range": wrong(content, part=(1, len(content))),
+            "no range": wrong(content, Content_Range=None),
+            "nothing of it": wrong(content, body=lambda _: b"", Content_Length=0),
+            "several parts": wrong(
+                content, Content_Type="multipart/byteranges", Content_Range=None
+            ),
         }
-    return ways[chance.choice(sorted(ways))]
+    name = chance.choice(sorted(ways))
+    return name, ways[name]
 
 
 class Bad:
@@ -61,7 +100,13 @@ class Bad:
     def __init__(self, directory: Path, rate: float, seed: int) -> None:
         self._directory, self._rate = directory, rate
         self._chance, self._lock = random.Random(seed), threading.Lock()
-        self.asked = self.failed = 0
+        self.asked = 0
+        self.ways: Counter[str] = Counter()
+
+    @property
+    def failed(self) -> int:
+        """How many requests were served badly."""
+        return self.ways.total()
 
     def __call__(self, exchange: Exchange) -> bool:
         path = self._directory / exchange.request.target.lstrip("/")
@@ -70,9 +115,10 @@ class Bad:
         content, bundle = path.read_bytes(), path.name.endswith(".tar.zst")
         with self._lock:
             self.asked += 1
-            bad = self._chance.random() < self._rate
-            self.failed += bad
-            behaviour = failing(content, self._chance, bundle=bundle) if bad else honest(content)
+            behaviour = honest(content)
+            if self._chance.random() < self._rate:
+                way, behaviour = failing(content, self._chance, bundle=bundle)
+                self.ways[way] += 1
         return behaviour(exchange)
 
 
@@ -83,7 +129,13 @@ def install(world: World, url: str, name: str, policy: Policy) -> str:
     manager = PluginManager(settings)
     manager.__dict__["_transfer"] = Transfer(policy)
     try:
-        manager.install(name)
+        for _ in range(MOST_COMMANDS):
+            try:
+                manager.install(name)
+                break
+            except NetworkError as error:
+                if "in the coding" not in error.message:
+                    raise
         for active in manager.installed():
             directory = manager.path(active.release.plugin)
             found = {p.name: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
@@ -117,7 +169,7 @@ def soak(
         world.publish(f"{name} 1.0", files, requires=requires)
     names = random.Random(seed).choices(sorted(PLUGINS), k=installs)
     bad = Bad(world.repository.public, rate, seed)
-    policy = policy or Policy(attempts=10)
+    policy = policy or PATIENCE
     with Server(bad) as server, ThreadPoolExecutor(workers) as pool:
         url = f"http://127.0.0.1:{server.port}/"
         ends = pool.map(lambda name: install(world, url, name, policy), names)
@@ -141,6 +193,7 @@ def main() -> int:
     for end, count in ends.items():
         if end:
             print(f"{count} x {end}")
+    print(", ".join(f"{count} x {way}" for way, count in sorted(bad.ways.items())))
     print(
         f"soak: {arguments.installs} installs, {arguments.installs - ends['']} went wrong; "
         f"{bad.failed} of {bad.asked} requests failed; {time.monotonic() - begun:.0f} s"
