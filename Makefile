@@ -21,7 +21,7 @@ WORKERS := auto
 ARGS :=
 UPGRADE :=
 
-.PHONY: help setup demo test check lint types lock bench crash-test soak clean distclean
+.PHONY: help setup demo test check lint types lock bench crash-test hostile soak clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -72,7 +72,7 @@ check: ## Lint, types and tests
 	@$(MAKE) --no-print-directory test
 
 lock: setup ## Write requirements-dev.txt anew (UPGRADE=1 for the newest versions)
-	@$(BIN)/uv pip compile --system-certs --universal --extra publisher \
+	@$(BIN)/uv pip compile --system-certs --universal --extra publisher --extra desktop \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	    --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    --output-file requirements-dev.txt pyproject.toml requirements-dev.in
@@ -87,6 +87,9 @@ crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours
 
 soak: setup ## Install a thousand times through a server that fails one request in ten
 	@$(BIN)/python -m tests.transfer.soak $(ARGS)
+
+hostile: setup ## Install from servers that do everything wrong, at random (ARGS="--rounds 500 --seed 1")
+	@$(BIN)/python -m tests.hostile $(ARGS)
 
 clean: ## Remove what tests, tools and the demo left behind
 	@rm -rf .demo .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist build keys/*.json
