@@ -65,10 +65,12 @@ class Batch:
         acquire: Callable[[], Client],
         release: Callable[[Client], None],
         clock: Callable[[], float],
+        sleep: Callable[[float], None] | None,
     ) -> None:
         self._files = files
         self._connections, self._deadline, self._cancelled = connections, deadline, cancelled
-        self._acquire, self._release, self._clock = acquire, release, clock
+        self._acquire, self._release = acquire, release
+        self._clock, self._sleep = clock, sleep
         self._changed = threading.Condition()
         self._waiting = list(files)
         self._busy: set[Client] = set()
@@ -130,16 +132,21 @@ class Batch:
             self._release(client)
 
     def _next(self, client: Client) -> SmallFile | None:
-        with self._changed:
-            while self._left and not self._stopped:
+        while True:
+            with self._changed:
+                if not self._left or self._stopped:
+                    return None
                 now = self._clock()
                 file = min(self._waiting, key=lambda one: one.resume_at, default=None)
                 if file and file.resume_at <= now:
                     self._waiting.remove(file)
                     self._busy.add(client)
                     return file
-                self._changed.wait(file.resume_at - now if file else None)
-        return None
+                seconds = file.resume_at - now if file else None
+                if self._sleep is None or self._busy or seconds is None:
+                    self._changed.wait(seconds)
+                    continue
+            self._sleep(seconds)
 
     def _fetched(self, file: SmallFile, client: Client, seconds: float) -> None:
         with self._changed:

@@ -135,6 +135,7 @@ class Transfer:
             acquire=self._acquire,
             release=self._release,
             clock=self._clock,
+            sleep=self._sleep,
         ).run()
         return [file.content for file in files if file.content is not None]
 

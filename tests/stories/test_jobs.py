@@ -498,6 +498,7 @@ def test_on_a_metered_connection_a_job_waits_until_it_is_allowed(
     assert "metered" in until(manager, job.id, lambda event: event.why).why
     manager.jobs.resume(job.id, metered=True)
     manager.jobs.wait(job.id, 60)
+    manager.close()
 
 
 def test_a_limit_for_all_may_change_while_they_run(several: World) -> None:
