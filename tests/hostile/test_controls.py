@@ -46,7 +46,7 @@ def test_without_a_bound_on_headers_they_are_read_on(host: Host, monkeypatch: Pa
 
 
 def test_without_a_bound_on_attempts_a_failing_server_is_asked_on(host: Host) -> None:
-    host.policy = evolve(PATIENCE, attempts=400, attempts_in_all=400)
+    host.policy = evolve(PATIENCE, attempts=220, attempts_in_all=220)
     attempt = host.attempt(always("body", WAYS["reset"]))
     host.policy = PATIENCE
     assert noticed(host.judge(attempt, "network"), "requests, more than")
