@@ -100,8 +100,9 @@ class Session:
         if isinstance(reasons, tuple) and len(reasons) > 1:
             for reason in reasons:
                 self.aside(f"  - {reason}")
-        if error.remedy:
-            self.aside(f"  {error.remedy}")
+        for line in (error.remedy, *getattr(error, "__notes__", ())):
+            if line:
+                self.aside(f"  {line}")
 
 
 def error_json(error: PluginManagerError) -> dict[str, Any]:

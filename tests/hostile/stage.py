@@ -467,7 +467,7 @@ class Host:
     def is_untouched(self) -> list[str]:
         """What has changed about what was installed, though nothing should have."""
         faults = []
-        if not self._keeps(self.store):
+        if not self._keeps(self.store, more_manifests=True):
             faults.append("what was installed has changed")
         elif any(name.startswith("releases/") for name in self.before):
             faults += [f for f in self.is_good("1.0") if not f.startswith("left behind")]
@@ -479,8 +479,13 @@ class Host:
         ]
         return faults
 
-    def _keeps(self, store: Path) -> bool:
+    def _keeps(self, store: Path, *, more_manifests: bool = False) -> bool:
+        """`more_manifests`: that of what is to be resumed may have come."""
         after = kept(store)
+        if more_manifests:
+            for name in after.keys() - self.before.keys():
+                if name.startswith("manifests/"):
+                    del after[name]
         if not self.before and not self.manager(store=store.name).installed():
             after.pop("current", None)  # a new store says that nothing is in it
         return after == self.before
@@ -497,7 +502,12 @@ class Host:
             faults = []
             strange = sorted(
                 path.relative_to(copy).as_posix()
-                for path in (*copy.iterdir(), *copy.glob("staging/*"), *copy.glob("trust/*"))
+                for path in (
+                    *copy.iterdir(),
+                    *copy.glob("staging/*"),
+                    *copy.glob("jobs/*"),
+                    *copy.glob("trust/*"),
+                )
                 if path.relative_to(copy).as_posix() not in _USUAL
             )
             if strange:
@@ -534,7 +544,7 @@ class Host:
 
 
 _KEPT = ("releases", "manifests", "generations", "current")
-_USUAL = {*_KEPT, "staging", "trust", "index", "lock", "trust/current", "trust/sets"}
+_USUAL = {*_KEPT, "staging", "jobs", "trust", "index", "lock", "trust/current", "trust/sets"}
 
 
 def kept(store: Path) -> dict[str, bytes | str | None]:

@@ -117,7 +117,8 @@ def test_without_reuse_what_had_arrived_is_fetched_again(host: Host, monkeypatch
     original = Staging.reuse
 
     def forgetting(self: Staging) -> int:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.directory)
+        self.directory.mkdir()
         return original(self)
 
     monkeypatch.setattr(Staging, "reuse", forgetting)
