@@ -217,7 +217,10 @@ class Client:
 
     def allowance(self, most_bytes: int) -> Allowance | None:
         """Leave of all limits to read `most_bytes` at most, waited for; None without limits."""
-        if all(limit.bytes_per_second is None for limit in self.limits):
+        for limit in self.limits:
+            if limit.bytes_per_second is not None:
+                break
+        else:
             return None
         begun = self._clock()
         allowance = Allowance(self.limits, most_bytes, self.pace.is_over)
