@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPResponse
@@ -39,6 +40,7 @@ class Pace:
         self._header = True
         self._left_bytes = 0
         self._since = 0.0
+        self._look_at = 0.0  # when there is something to judge, at the latest
         self._window_bytes = 0
 
     def begin_header(self, answer: HTTPResponse, connection: object) -> None:
@@ -48,15 +50,23 @@ class Pace:
             raise PaceError("was not waited for")
         self._header = True
         self._left_bytes = MOST_HEADER_BYTES
-        self._since = self._clock()
+        self._begin(self._clock())
 
     def begin_body(self, most_bytes: int) -> None:
         """The header was read; at most `most_bytes` of content are wanted."""
         self._header = False
         # Chunked coding adds a few bytes to each chunk; more than the content itself is malice.
         self._left_bytes = 2 * most_bytes + _SLACK_BYTES
-        self._since = self._clock()
-        self._window_bytes = 0
+        self._begin(self._clock())
+
+    def _begin(self, since: float) -> None:
+        policy = self._policy
+        self._since, self._window_bytes = since, 0
+        self._look_at = since + (
+            policy.read_timeout_seconds if self._header else policy.rate_window_seconds
+        )
+        if self.deadline is not None:
+            self._look_at = min(self._look_at, self.deadline.at)
 
     @property
     def answer(self) -> HTTPResponse:
@@ -78,6 +88,9 @@ class Pace:
     def excuse(self, seconds: float) -> None:
         """It was we who let the server wait for so long."""
         self._since += seconds
+        self._look_at += seconds
+        if self.deadline is not None:
+            self._look_at = min(self._look_at, self.deadline.at)
 
     def is_over(self) -> bool:
         """Whether nobody wants the rest any more: it was stopped, or the deadline has passed."""
@@ -85,22 +98,26 @@ class Pace:
 
     def judge(self, count: int) -> None:
         """Take note of `count` bytes that just came; raises PaceError."""
-        policy, now = self._policy, self._clock()
+        # Under TLS this is done for every 16 KB.
         self._left_bytes -= count
         self._window_bytes += count
+        now = self._clock()
+        if self._left_bytes < 0 or now >= self._look_at:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        policy = self._policy
         if self._left_bytes < 0:
             what = "a header without end" if self._header else "more bytes than were asked for"
             raise PaceError(f"sends {what}")
         if self.deadline is not None and now >= self.deadline.at:
             raise PaceError(f"took longer than {self.deadline.seconds:g} s")
-        elapsed = now - self._since
         if self._header:
-            if elapsed > policy.read_timeout_seconds:
-                raise PaceError(f"sent no whole header in {policy.read_timeout_seconds:g} s")
-        elif elapsed >= policy.rate_window_seconds:
-            if self._window_bytes < policy.least_bytes_per_second * elapsed:
-                raise PaceError(f"sent only {self._window_bytes} bytes in {elapsed:.0f} s")
-            self._since, self._window_bytes = now, 0
+            raise PaceError(f"sent no whole header in {policy.read_timeout_seconds:g} s")
+        elapsed = now - self._since
+        if self._window_bytes < policy.least_bytes_per_second * elapsed:
+            raise PaceError(f"sent only {self._window_bytes} bytes in {elapsed:.0f} s")
+        self._begin(now)
 
 
 class _Socket(Protocol):
@@ -109,11 +126,12 @@ class _Socket(Protocol):
     def recv_into(self, buffer: Any, /) -> int: ...
 
 
-class _PacedReader(io.RawIOBase):
-    """Reads from the socket itself; `raw`, its file, is there to be closed with it.
+class _TLSSocket(_Socket, Protocol):
+    def read(self, length: int, buffer: Any, /) -> int: ...
 
-    Under TLS bytes come in records of 16 KB: each layer between costs a tenth of the speed.
-    """
+
+class _PacedReader(io.RawIOBase):
+    """Reads from the socket itself; `raw`, its file, is there to be closed with it."""
 
     def __init__(self, connection: _Socket, raw: BinaryIO, pace: Pace) -> None:
         self._receive, self._raw, self._pace = connection.recv_into, raw, pace
@@ -131,15 +149,29 @@ class _PacedReader(io.RawIOBase):
         super().close()
 
 
+class _PacedTLSReader(_PacedReader):
+    """The same. Bytes come in records of 16 KB: each layer between costs a tenth of the speed."""
+
+    def __init__(self, connection: _TLSSocket, raw: BinaryIO, pace: Pace) -> None:
+        super().__init__(connection, raw, pace)
+        self._read, self._judge = connection.read, pace.judge
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._read(len(buffer), buffer)
+        self._judge(count)
+        return count
+
+
 class _PacedSocket:
     """As much of a socket as http.client's response uses."""
 
-    def __init__(self, connection: _Socket, pace: Pace) -> None:
+    def __init__(self, connection: Any, pace: Pace) -> None:
         self._connection, self._pace = connection, pace
 
     def makefile(self, mode: str) -> io.BufferedReader:
         raw = self._connection.makefile(mode, 0)
-        return io.BufferedReader(_PacedReader(self._connection, raw, self._pace))
+        kind = _PacedTLSReader if isinstance(self._connection, ssl.SSLSocket) else _PacedReader
+        return io.BufferedReader(kind(self._connection, raw, self._pace))
 
 
 def paced(pool_class: Any, pace: Pace) -> Any:

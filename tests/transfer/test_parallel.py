@@ -330,6 +330,25 @@ def test_the_faster_mirror_brings_most() -> None:
     collector.check_once()
 
 
+# --- progress ------------------------------------------------------------------------------------
+
+
+def test_the_slower_it_comes_the_smaller_the_portions_that_are_told_of() -> None:
+    def largest(behaviour: Behaviour, clock: FakeTime) -> int:
+        """The largest of the last portions of a file that is one frame."""
+        told: list[int] = []
+        by = Transfer(Policy(connections=1), clock=clock.clock, sleep=clock.sleep)
+        whole = Download(("",), [Span(0, 0, LENGTH)], LENGTH, lambda _, __: None, told.append)
+        with Server(behaviour) as server:
+            by.run([evolve(whole, urls=(server.url(),))])
+        assert sum(told) == LENGTH
+        return max(told[-5:-1])
+
+    # By the client's clock, each look at it is so long after the one before.
+    assert largest(honest(CONTENT), FakeTime(tick_seconds=0.3)) <= 32 * 1024
+    assert largest(honest(CONTENT), FakeTime(tick_seconds=0.0001)) >= 512 * 1024
+
+
 # --- limits, and stopping ------------------------------------------------------------------------
 
 
