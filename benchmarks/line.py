@@ -3,7 +3,8 @@
 Linux's netem does this, but few kernels of containers and small machines have it. So two TUN
 devices, one here and one in a network namespace of its own, and between them a process that hands
 each packet over as a line would. Servers run here, clients inside (`Line.inside` is what to put
-before a command). Needs root, /dev/net/tun and iproute2; no kernel module besides TUN.
+before a command). Needs root, /dev/net/tun, iproute2 and util-linux; no kernel module besides TUN.
+The namespace and both devices live as long as that process, and it as long as whoever began it.
 
 What is real: both ends' TCP with its handshakes, slow start, congestion control (of the server's
 kernel: "cubic", "bbr"), retransmissions, receive windows and delayed acknowledgements; every packet
@@ -18,9 +19,9 @@ What is modelled, each way by itself:
     delay   it arrives half of `round_trip_seconds` later, in order
 
 Limits: real lines lose packets in bursts, jitter and carry others' traffic. Packets are handed over
-every half millisecond, so a few at a time. The server's kernel has no fair queueing, so BBR paces
-with timers of its own. The line takes CPU (a third of a core at 200 Mbit/s) beside the clients;
-what it could not do in time it tells: see `Account`.
+every half millisecond, so a few at a time. The line takes CPU (a quarter of a core at 200 Mbit/s)
+beside the clients, before whom it has precedence; what it could not do in time it tells: see
+`Account`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ import os
 import random
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -51,6 +51,7 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 _PACKET_BYTES = 1500
 _TICK_SECONDS = 0.0005
 _DEVICE_PACKETS = 20_000  # more than a window: only our own queue may drop
+_LATE_SECONDS = 0.005
 
 
 @frozen
@@ -74,12 +75,15 @@ class Line:
 
 @define
 class Account:
-    """What a line did one way. Where `late_seconds` is large the machine was too slow for it."""
+    """What a line did one way, in packets; `late` are those it handed over 5 ms too late or more.
+
+    Where these are many, the machine was too busy for the line to be what it should be.
+    """
 
     packets: int = 0
     lost: int = 0
     overflowed: int = 0
-    late_seconds: float = 0.0
+    late: int = 0
 
 
 class _Way:
@@ -118,10 +122,10 @@ class _Way:
     def release(self) -> bool:
         """Hand over what has arrived; whether more is on its way."""
         flying, now = self._flying, time.monotonic()
-        if flying:
-            self.account.late_seconds = max(self.account.late_seconds, now - flying[0][0])
         while flying and flying[0][0] <= now:
-            os.write(self._target, flying.popleft()[1])
+            due, packet = flying.popleft()
+            self.account.late += now - due > _LATE_SECONDS
+            os.write(self._target, packet)
         return bool(flying)
 
 
@@ -133,24 +137,28 @@ def forward(
     loss: float,
     queue_bytes: int,
 ) -> None:
-    """Carry packets between two TUN devices until SIGTERM; then print both ways' accounts."""
+    """Carry packets between two TUN devices from a line on standard input to its end.
+
+    Prints "ready" before, and both ways' accounts afterwards.
+    """
     for descriptor in (near, far):
         os.set_blocking(descriptor, False)
     with suppress(OSError):  # a line does not wait for those who use it
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     rest = bits_per_second, round_trip_seconds / 2, loss, queue_bytes
     ways = {"down": _Way(near, far, *rest), "up": _Way(far, near, *rest)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt, OSError):  # OSError: a device is gone
-        print("ready", flush=True)
-        while True:
-            for way in ways.values():
-                way.accept()
-            busy = [way.release() for way in ways.values()]
-            if any(busy):
-                time.sleep(_TICK_SECONDS)
-            else:
-                select.select([near, far], [], [])
+    print("ready", flush=True)
+    control = sys.stdin.fileno()
+    os.read(control, 1)
+    told: list[int] = []
+    while control not in told:
+        for way in ways.values():
+            way.accept()
+        busy = [way.release() for way in ways.values()]
+        if any(busy):
+            told, _, _ = select.select([control], [], [], _TICK_SECONDS)
+        else:
+            told, _, _ = select.select([control, near, far], [], [])
     print(json.dumps({name: asdict(way.account) for name, way in ways.items()}), flush=True)
 
 
@@ -158,8 +166,8 @@ def absent() -> str:
     """What this machine lacks for a far line; empty where it has all."""
     if os.geteuid():
         return "a far line needs root"
-    if not shutil.which("ip") or not _TUN.exists():
-        return "a far line needs ip (iproute2) and /dev/net/tun"
+    if not all(map(shutil.which, ("ip", "unshare", "nsenter"))) or not _TUN.exists():
+        return "a far line needs ip (iproute2), unshare and nsenter (util-linux), and /dev/net/tun"
     made = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
     return "a far line needs network namespaces" if made.returncode else ""
 
@@ -186,42 +194,39 @@ def far(
     base = f"198.{18 + number // 8192 % 2}.{number // 64 % 128}"
     server, client = (f"{base}.{number % 64 * 4 + last}" for last in (1, 2))
     queue = queue_bytes or int(bits_per_second * round_trip_seconds / 8)
-    near_device, far_device = _tun(f"{name}n"), _tun(f"{name}f")
-    _ip("netns", "add", name)
-    process = None
+    devices = [_tun(f"{name}n"), _tun(f"{name}f")]
+    numbers = (*devices, bits_per_second, round_trip_seconds, loss, queue)
+    process = subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-m", "benchmarks.line", *map(str, numbers)],
+        cwd=PROJECT,
+        pass_fds=devices,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
     try:
-        within = ("netns", "exec", name, "ip")
-        _ip("link", "set", f"{name}f", "netns", name)  # what it is attached to goes with it
-        for prefix, device, address in (
-            ((), f"{name}n", server),
-            (within, f"{name}f", client),
-        ):
-            _ip(*prefix, "address", "add", f"{address}/30", "dev", device)
-            length = str(_DEVICE_PACKETS)
-            _ip(*prefix, "link", "set", device, "up", "mtu", "1500", "txqueuelen", length)
-        _ip(*within, "link", "set", "lo", "up")
-        _ip("route", "replace", client, "dev", f"{name}n", "congctl", congestion)
-        numbers = (near_device, far_device, bits_per_second, round_trip_seconds, loss, queue)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.line", *map(str, numbers)],
-            cwd=PROJECT,
-            pass_fds=[near_device, far_device],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout
         if process.stdout.readline() != "ready\n":
             raise SystemExit("the line did not start")
-        yield Line(("ip", "netns", "exec", name), server, client)
+        inside = ("nsenter", f"--target={process.pid}", "--net")
+        _run("ip", "link", "set", f"{name}f", "netns", str(process.pid))
+        for prefix, device, address in (((), f"{name}n", server), (inside, f"{name}f", client)):
+            length = str(_DEVICE_PACKETS)
+            _run(*prefix, "ip", "address", "add", f"{address}/30", "dev", device)
+            up = ("up", "mtu", str(_PACKET_BYTES), "txqueuelen", length)
+            _run(*prefix, "ip", "link", "set", device, *up)
+        _run(*inside, "ip", "link", "set", "lo", "up")
+        _run("ip", "route", "replace", client, "dev", f"{name}n", "congctl", congestion)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        yield Line(inside, server, client)
     finally:
-        if process:
-            process.terminate()
-            told = process.communicate()[0]
-            if accounts is not None:
-                accounts.update({way: Account(**one) for way, one in json.loads(told).items()})
-        _ip("netns", "delete", name)
-        for descriptor in (near_device, far_device):
+        told = process.communicate()[0]
+        for descriptor in devices:
             os.close(descriptor)
+    if accounts is not None:
+        accounts.update({way: Account(**one) for way, one in json.loads(told).items()})
 
 
 def _tun(name: str) -> int:
@@ -231,10 +236,10 @@ def _tun(name: str) -> int:
     return descriptor
 
 
-def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"ip {' '.join(arguments)}: {done.stderr}")
+        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
 
 
 if __name__ == "__main__":
