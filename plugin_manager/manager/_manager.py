@@ -433,7 +433,8 @@ class PluginManager:
         plugins = [self._store.active(_plugin(name)).release.plugin for name in names]
         self._require_source()
         with self._writing():
-            return self._planner.upgrade(plugins or sorted(self._store.current().active))
+            everything = sorted(self._store.current().active)
+            return self._planner.upgrade(plugins or everything, named=bool(plugins))
 
     def plan_uninstall(self, *names: str | PluginName) -> Plan:
         """What uninstalling `names` would do; raises RefusedError where others require them."""

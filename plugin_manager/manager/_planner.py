@@ -90,8 +90,11 @@ class Planner:
         action = "install " + ", ".join(str(requirement) for requirement in wanted)
         return self._online(action, wanted, upgrade=())
 
-    def upgrade(self, plugins: Sequence[PluginName]) -> Plan:
-        """What moving `plugins`, which are installed, to their newest would do."""
+    def upgrade(self, plugins: Sequence[PluginName], *, named: bool = True) -> Plan:
+        """What moving `plugins`, which are installed, to their newest would do.
+
+        Where they are not `named`, but all that there are, one that cannot be had stays as it is.
+        """
         active = self._store.current().active
         plugins = list(dict.fromkeys(plugins))
         held = [plugin for plugin in plugins if active[plugin].held]
@@ -102,14 +105,20 @@ class Planner:
         )
         free = [plugin for plugin in plugins if plugin not in held]
         action = "upgrade " + ", ".join(str(plugin) for plugin in free)
-        plan = self._online(action, [], upgrade=free)
+        plan = self._online(action, [], upgrade=free, named=named)
         return evolve(plan, notes=(*notes, *plan.notes))
 
     def _online(
-        self, action: str, requests: Sequence[PluginRequirement], upgrade: Iterable[PluginName]
+        self,
+        action: str,
+        requests: Sequence[PluginRequirement],
+        upgrade: Collection[PluginName],
+        *,
+        named: bool = True,
     ) -> Plan:
         generation = self._store.current()
-        chosen = self._resolve(generation, requests, upgrade)
+        asked_for = {request.plugin for request in requests} | {*(upgrade if named else ())}
+        chosen = self._resolve(generation, requests, upgrade, asked_for)
         vouching = self._trust.local()
         # What is asked for, and what that requires, is brought back where it was evicted.
         asked: set[PluginName] = set()
@@ -184,10 +193,10 @@ class Planner:
         generation: Generation,
         requests: Sequence[PluginRequirement],
         upgrade: Iterable[PluginName],
+        named: Collection[PluginName],
     ) -> Mapping[PluginName, CatalogueEntry]:
         installed = {plugin: active.release for plugin, active in generation.active.items()}
         held = {plugin for plugin, active in generation.active.items() if active.held}
-        named = {request.plugin for request in requests}
         with self._trust.update([*self._store.plugins(), *named]) as update:
             keep_chains(self._store, update)
 

@@ -304,7 +304,7 @@ class Edition:
                 notes.append(self._not_renewed(role, error))
             else:
                 version = self.chain.role(role).signed.version
-                self._meta()[f"{role}.json"] = MetaFile(version)
+                self._meta()[f"{role}.json"] = MetaFile(version, length=len(signed[role]))
         root = None
         if "root" in self._changed:
             try:

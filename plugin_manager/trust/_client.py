@@ -155,7 +155,7 @@ class _Fetcher(FetcherInterface):
             if error.status is None:
                 raise
             # The search for later roots ends at the first that is not there.
-            raise DownloadHTTPError(str(error), error.status) from error
+            raise DownloadHTTPError(error.message, error.status) from error
         except (OSError, HTTPError) as error:
             raise NetworkError(f"{url}: {error}") from error
 
@@ -321,7 +321,8 @@ class Client:
                 "help, tell the repository's owner.",
             ) from error
         except DownloadHTTPError as error:
-            remedy = _WRONG_ADDRESS if error.status_code in {403, 404} else ""
+            below = getattr(error.__cause__, "remedy", "")
+            remedy = _WRONG_ADDRESS if error.status_code in {403, 404} else below
             raise NetworkError(str(error), status=error.status_code, remedy=remedy) from error
         except DownloadError as error:
             raise NetworkError(f"{where}: {error}") from error

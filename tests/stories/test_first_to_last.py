@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from plugin_manager.catalogue import Catalogue
 from plugin_manager.errors import (
     BlockedError,
     ConflictError,
@@ -26,6 +27,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager import PluginManager, Progress
 from plugin_manager.model import PluginName
 from plugin_manager.store import Damage
+from plugin_manager.trust import Update
 from tests.world import World, snapshot
 
 MAPS = PluginName.parse("acme/maps")
@@ -548,3 +550,25 @@ def test_plugins_that_require_one_another_load_and_long_chains_too(world: World)
         manager.load("acme/c0")
     finally:
         sys.setrecursionlimit(limit)
+
+
+def test_what_is_wrong_with_a_plugin_is_said_where_it_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish("acme/maps 1.0", {"maps.py": "V = 1"})
+    world.publish("globex/sums 1.0", {"sums.py": "V = 1"})
+    original = Update.catalogue
+
+    def catalogue(self: Update, plugin: PluginName) -> Catalogue:
+        if str(plugin) == "acme/maps":
+            raise InvalidInputError("acme signed nonsense")
+        return original(self, plugin)
+
+    with world.online():
+        world.manager().install("acme/maps", "globex/sums")
+        world.publish("globex/sums 2.0", {"sums.py": "V = 2"})
+        monkeypatch.setattr(Update, "catalogue", catalogue)
+        with pytest.raises(InvalidInputError, match="nonsense"):
+            world.manager().plan_upgrade("acme/maps")
+        [step] = world.manager().plan_upgrade().steps  # others' news come all the same
+    assert str(step) == "upgrade globex/sums 1.0 -> 2.0"
