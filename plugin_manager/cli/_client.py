@@ -103,6 +103,8 @@ def change(
         session.say("Nothing to do.")
     elif dry_run and plan.space:
         _tell_space(session, plan.space)
+        if plan.seconds:
+            session.say(f"time: about {_output.time_text(plan.seconds)} at the last known speed")
     for note in plan.notes:
         session.say(f"note: {note}")
 

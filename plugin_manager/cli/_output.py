@@ -33,6 +33,7 @@ __all__ = [
     "shortened",
     "space_text",
     "table",
+    "time_text",
 ]
 
 # Documented in docs/operating.md; a family keeps its number for ever.
@@ -149,6 +150,7 @@ def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
             for step in plan.steps
         ],
         "notes": list(plan.notes),
+        "seconds": plan.seconds,
         "space": space_json(plan.space) if plan.space else None,
     }
 
@@ -314,7 +316,7 @@ class Reporter:
     def _line(self, name: str, progress: Progress, width: int) -> str:
         parts = [f"{progress.percent:3}% of {size_text(progress.total_bytes)}"]
         if not progress.done:
-            parts += [f"{size_text(progress.bytes_per_second)}/s", _time_text(progress)]
+            parts += [f"{size_text(progress.bytes_per_second)}/s", time_text(progress.seconds_left)]
         if progress.reused_bytes:
             parts.append(f"reused {size_text(progress.reused_bytes)}")
         told = "  ".join(parts)
@@ -332,7 +334,7 @@ class Reporter:
         click.echo(
             f"{clean(shortened(names, 1))}: {progress.percent}% of "
             f"{size_text(progress.total_bytes)}, {size_text(progress.bytes_per_second)}/s, "
-            f"{_time_text(progress)} left",
+            f"{time_text(progress.seconds_left)} left",
             err=True,
         )
 
@@ -341,8 +343,8 @@ class Reporter:
         self._painted = 0
 
 
-def _time_text(progress: Progress) -> str:
-    seconds = progress.seconds_left
+def time_text(seconds: float | None) -> str:
+    """A span of time for people: `1:05`, `2:00:00`."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)

@@ -9,6 +9,7 @@ its directory.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
@@ -32,6 +33,7 @@ __all__ = ["Changes"]
 
 _MOVES = {"install", "upgrade", "downgrade"}
 _LOOK_AGAIN_SECONDS = 0.2
+_TELLING_BYTES = 4_000_000  # less comes and goes too fast to tell how fast the network is
 
 _log = logging.getLogger("plugin_manager")
 
@@ -82,15 +84,19 @@ class Changes:
         self._tidy = tidy
         self._listener = listener
         self._now = now
+        self._speed: float | None = None
 
     def carry_out(
         self,
         planning: Callable[[], Plan],
         planned: Callable[[Plan], None] = lambda _: None,
+        *,
+        fitted: bool = True,
     ) -> tuple[Plan, Generation]:
         """Do what `planning()` says; returns the plan, and the generation that is then current.
 
-        It is asked with the lock held, and again where the store has changed since. `planned` is
+        It is asked with the lock held, and again where the store has changed since. What it says
+        is `fitted` to the room that there is now, or has to be. `planned` is
         told before anything is fetched. Interrupted at any point it leaves everything as it was,
         and what had arrived for the next attempt.
         """
@@ -106,7 +112,8 @@ class Changes:
                     lacking = [step for step in plan.steps if self._lacks(step, staged)]
                     if not lacking:
                         return plan, self._commit(plan, staged)
-                    plan = self._make_room(plan)
+                    plan = self._make_room(plan, fitted=fitted)
+                    fitted = False
                     self._store.keep_heads(step.head_bytes for step in lacking)
                     planned(plan)
                     opened = self._open(lacking, open_stagings)
@@ -160,13 +167,14 @@ class Changes:
                 if not step.bundle_path:
                     self._store.lease(step.after).close()  # it is still there
 
-    def _make_room(self, plan: Plan) -> Plan:
+    def _make_room(self, plan: Plan, *, fitted: bool = False) -> Plan:
         """The plan as it is now, room being made for it.
 
         Raises NoSpaceError before anything is evicted.
         """
         while True:
-            plan = self._planner.fitted(plan)
+            plan = plan if fitted else self._planner.fitted(plan)
+            fitted = False
             if plan.space is None:
                 return plan
             plan.space.require(self._store.directory)
@@ -195,6 +203,8 @@ class Changes:
         for step in steps:
             if step not in placing:
                 self._mend(step)
+        if self._speed:
+            self._store.keep_speed(self._speed)
         self._store.place([staged[_digest(step)] for step in placing])
         self._store.keep_heads(step.head_bytes for step in steps)
         changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
@@ -241,7 +251,10 @@ class Changes:
                 meter.expect(staging.head.manifest.release, total, reused)
                 lacking.append((staging, bundle_path))
         if lacking:
+            begun = time.monotonic()
             self._bundles().frames(lacking, meter)
+            if meter.total_bytes >= _TELLING_BYTES:
+                self._speed = meter.total_bytes / (time.monotonic() - begun)
 
 
 def _head(step: Step) -> Head:

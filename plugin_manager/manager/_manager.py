@@ -480,7 +480,7 @@ class PluginManager:
                 )
             return plan
 
-        return self._changes.carry_out(planned)[1]
+        return self._changes.carry_out(planned, fitted=False)[1]
 
     def _change(
         self, planning: Callable[[], Plan], planned: Callable[[Plan], None] = _ignore

@@ -76,6 +76,8 @@ class Plan:
 
     `notes` are sentences worth telling (a yanked release, a held plugin left alone). `space` says
     whether it fits and what has to be evicted for it; None where nothing is written.
+    `seconds`: how long fetching would take at the speed of the last time; None where that is not
+    known, or nothing is to be fetched.
     """
 
     action: str
@@ -83,6 +85,7 @@ class Plan:
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
     space: SpacePlan | None = None
+    seconds: float | None = None
 
     @property
     def needed(self) -> Needed:

@@ -156,6 +156,8 @@ class Planner:
                 for step in plan.steps
             )
             plan = evolve(plan, steps=steps)
+            speed, fetch_bytes = self._store.last_speed(), plan.needed.fetch_bytes
+            plan = evolve(plan, seconds=fetch_bytes / speed if speed and fetch_bytes else None)
             if not plan.needed.write_bytes:
                 return evolve(plan, space=None)
             plan = evolve(plan, space=self.space(plan))

@@ -144,6 +144,11 @@ class Meter:
         """So much of `release` will be fetched, and so much need not."""
         self._lines[release] = _Line(release, total_bytes, reused_bytes)
 
+    @property
+    def total_bytes(self) -> int:
+        """All that is expected."""
+        return sum(line.total_bytes for line in self._lines.values())
+
     def arrived(self, release: Release, count: int) -> None:
         """Bytes that count once, whatever comes of them."""
         with self._lock:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from plugin_manager.bundle import Head
     from plugin_manager.manifest import Chunk, File, Manifest
 
-__all__ = ["InstalledTree", "Needed", "Staging", "staged_bytes", "survey"]
+__all__ = ["InstalledTree", "Needed", "Staged", "Staging", "staged_bytes", "survey"]
+
+_MOST_REMEMBERED = 10_000  # files
 
 
 @frozen
@@ -66,7 +68,10 @@ class Needed:
 class _Sources:
     """An index of what installed releases hold: whole files by content, wanted chunks by digest."""
 
-    def __init__(self, trees: Iterable[InstalledTree], wanted: set[bytes]) -> None:
+    def __init__(
+        self, trees: Sequence[InstalledTree], manifest: Manifest, files: Sequence[File]
+    ) -> None:
+        wanted = _wanted(manifest, files) if trees else set()
         self.files: dict[tuple[bytes, bool], list[Path]] = {}
         self.chunks: dict[bytes, list[_Source]] = {}
         for tree in trees:
@@ -85,11 +90,15 @@ def _wanted(manifest: Manifest, files: Sequence[File]) -> set[bytes]:
 
 
 def survey(
-    head: Head, files: Sequence[File], directory: Path, trees: Iterable[InstalledTree]
+    head: Head,
+    files: Sequence[File],
+    directory: Path,
+    trees: Iterable[InstalledTree],
+    staged: Staged,
 ) -> Needed:
     """What staging `files` in `directory` would take. Writes nothing; hashes what is staged."""
     manifest = head.manifest
-    sources = _Sources(trees, _wanted(manifest, files))
+    sources = _Sources(list(trees), manifest, files)
     frames: set[int] = set()
     parents = {parent for file in files for parent in PurePosixPath(file.path).parents}
     copy, share, write = 0, 0, 0 if directory.exists() else len(parents) * BLOCK_BYTES
@@ -98,7 +107,7 @@ def survey(
         if not path.exists() and (manifest.content_key(file), file.executable) in sources.files:
             share += file.size
             continue
-        lacking = _lacking(path, manifest, file)
+        lacking = staged.lacking(path, manifest, file)
         # Also what is staged at its full size may still be holes.
         write += blocks(sum(chunk.length for chunk in lacking)) if lacking else BLOCK_BYTES
         for chunk in lacking:
@@ -110,21 +119,41 @@ def survey(
     return Needed(sum(lengths[frame] for frame in frames), copy, share, write)
 
 
-def staged_bytes(manifest: Manifest, files: Sequence[File], directory: Path) -> int:
+def staged_bytes(manifest: Manifest, files: Sequence[File], directory: Path, staged: Staged) -> int:
     """The bytes of `files` that are in `directory` and hash right."""
     return sum(
-        file.size - sum(chunk.length for chunk in _lacking(directory / file.path, manifest, file))
+        file.size
+        - sum(chunk.length for chunk in staged.lacking(directory / file.path, manifest, file))
         for file in files
     )
 
 
-def _lacking(path: Path, manifest: Manifest, file: File) -> list[Chunk]:
-    try:
-        if path.lstat().st_size != file.size:
+class Staged:
+    """What staged files hold, hashed once for as long as nobody writes to them.
+
+    Of use within a command, which asks when it plans and again when it begins; never kept on disk.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Path, tuple[tuple[int, ...], bytes, list[Chunk]]] = {}
+
+    def lacking(self, path: Path, manifest: Manifest, file: File) -> list[Chunk]:
+        """The chunks of `file` that what is staged at `path` does not hold."""
+        try:
+            status = path.lstat()
+        except OSError:
             return manifest.chunks(file)
-    except OSError:
-        return manifest.chunks(file)
-    return list(damaged_chunks(path, manifest, file))
+        if status.st_size != file.size:
+            return manifest.chunks(file)
+        state = (status.st_ino, status.st_mode, status.st_mtime_ns, status.st_ctime_ns)
+        content = manifest.content_key(file)
+        known = self._found.get(path)
+        if known is None or known[:2] != (state, content):
+            if len(self._found) >= _MOST_REMEMBERED:
+                self._found.clear()
+            known = state, content, damaged_chunks(path, manifest, file, sparse=True)
+            self._found[path] = known
+        return known[2]
 
 
 @define
@@ -193,12 +222,15 @@ class Staging:
         files: Sequence[File],
         directory: Path,
         trees: Sequence[InstalledTree],
+        *,
+        staged: Staged,
         occupied: Lease,
     ) -> None:
         self.head = head
         self.files = files
         self.directory = directory
         self._trees = trees
+        self._staged = staged
         self._occupied = occupied
         self._lock = threading.Lock()
         self._made: set[Path] = set()
@@ -226,7 +258,7 @@ class Staging:
         """
         os.utime(self.directory)  # somebody is at it: see `is_fresh`
         manifest = self.head.manifest
-        sources = _Sources(self._trees, _wanted(manifest, self.files))
+        sources = _Sources(self._trees, manifest, self.files)
         self._remove_foreign()
         reused = 0
         for file in self.files:
@@ -259,7 +291,7 @@ class Staging:
             status = path.lstat()
         except FileNotFoundError:
             return manifest.chunks(file)
-        lacking = _lacking(path, manifest, file)
+        lacking = self._staged.lacking(path, manifest, file)
         odd = not stat.S_ISREG(status.st_mode)
         # A file that is shared with an installed release is good as it is, or not for writing.
         if odd or (lacking and status.st_nlink > 1) or (not lacking and status.st_size > file.size):
@@ -273,7 +305,7 @@ class Staging:
             _remove(self.directory / fault.path)
 
     def _share(self, source: Path, file: File) -> bool:
-        if any(True for _ in damaged_chunks(source, self.head.manifest, file)):
+        if damaged_chunks(source, self.head.manifest, file):
             return False
         with contextlib.suppress(OSError):
             status = source.lstat()

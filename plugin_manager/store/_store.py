@@ -46,7 +46,14 @@ from plugin_manager.store._generations import Active, Generation, Record, lineag
 from plugin_manager.store._history import History
 from plugin_manager.store._lease import Lease, is_occupied, occupy
 from plugin_manager.store._lock import WriterLock
-from plugin_manager.store._staging import InstalledTree, Needed, Staging, staged_bytes, survey
+from plugin_manager.store._staging import (
+    InstalledTree,
+    Needed,
+    Staged,
+    Staging,
+    staged_bytes,
+    survey,
+)
 from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
 
@@ -71,6 +78,7 @@ class Store:
         self._history = History(directory)
         self._lock = WriterLock(directory)
         self._usage = UsageLog(directory)
+        self._staged = Staged()
         self._small_manifests: dict[Digest, Manifest] = {}
 
     @property
@@ -310,6 +318,20 @@ class Store:
             with contextlib.suppress(OSError):
                 self._usage.append(digests, loaded=loaded, seconds=int(time.time()))
 
+    def keep_speed(self, bytes_per_second: float) -> None:
+        """Note how fast the network was, if it can be noted. Writes."""
+        with contextlib.suppress(OSError):
+            path = self.directory / "index" / "bytes-per-second"
+            path.unlink(missing_ok=True)
+            path.write_text(str(int(bytes_per_second)))
+
+    def last_speed(self) -> int | None:
+        """How many bytes a second came last time; None where that is not known."""
+        with contextlib.suppress(OSError, CorruptError, ValueError):
+            data = read_regular(self.directory / "index" / "bytes-per-second", 20)
+            return int(data) if data.isdigit() and int(data) else None
+        return None
+
     def installed_trees(self, first: PluginName) -> list[InstalledTree]:
         """The releases on disk that chunks can be taken from, those of `first` in front."""
         trees = []
@@ -371,7 +393,7 @@ class Store:
         """
         trees = self.installed_trees(head.manifest.release.plugin)
         trees = [tree for tree in trees if tree.directory not in without]
-        return survey(head, files, self._staging_path(head.digest), trees)
+        return survey(head, files, self._staging_path(head.digest), trees, self._staged)
 
     @contextlib.contextmanager
     def staging(self, head: Head, files: Sequence[File]) -> Iterator[Staging]:
@@ -390,7 +412,7 @@ class Store:
                     f"{head.manifest.release} is being fetched by another process",
                     remedy="Wait for it to finish; 'pluginctl jobs' shows it.",
                 )
-            staging = Staging(head, files, directory, trees, occupied)
+            staging = Staging(head, files, directory, trees, staged=self._staged, occupied=occupied)
             try:
                 yield staging
             finally:
@@ -399,7 +421,8 @@ class Store:
     def staged_bytes(self, head: Head, files: Sequence[File]) -> int:
         """The bytes of `files` that are staged and hash right; hashes them."""
         with disk_errors(self.directory):
-            return staged_bytes(head.manifest, files, self._staging_path(head.digest))
+            directory = self._staging_path(head.digest)
+            return staged_bytes(head.manifest, files, directory, self._staged)
 
     def discard_staging(self, digest: Digest) -> None:
         """Remove what is staged of a release, unless it is being fetched."""

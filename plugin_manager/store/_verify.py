@@ -6,9 +6,11 @@ gap that attackers and bad disks use.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -203,37 +205,71 @@ def _read_exactly(descriptor: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def damaged_chunks(path: Path, manifest: Manifest, file: File) -> Iterator[Chunk]:
+def damaged_chunks(
+    path: Path, manifest: Manifest, file: File, *, sparse: bool = False
+) -> list[Chunk]:
     """The chunks of `file` that the file at `path` does not hold in their places.
 
-    Bounded memory: reads at most a few MiB at a time. A missing or odd file lacks all its chunks.
+    Bounded memory: a few MiB at a time for each core. A missing or odd file lacks all its chunks;
+    with `sparse` so does a hole, which is not read.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - looking does without
+
     chunks = manifest.chunks(file)
     try:
         with _open(path) as descriptor:
-            yield from _damaged(descriptor, chunks)
+            if file.size < _PARALLEL_BYTES:
+                return list(_damaged(descriptor, chunks, sparse))
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                pieces = _pieces(chunks, file.size)
+                found = pool.map(lambda piece: list(_damaged(descriptor, piece, sparse)), pieces)
+                return [chunk for piece in found for chunk in piece]
     except OSError:
-        yield from chunks
+        return chunks
 
 
-def _damaged(descriptor: int, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
+def _pieces(chunks: list[Chunk], size_bytes: int) -> list[list[Chunk]]:
+    """`chunks` in as many parts as are worth a thread each."""
+    # Hashing and reading release the interpreter's lock. Not so for many small files: measured,
+    # threads take twice as long for them as one alone.
+    step = max(1, len(chunks) * _PARALLEL_BYTES // (2 * max(size_bytes, 1)))
+    return [chunks[start : start + step] for start in range(0, len(chunks), step)]
+
+
+def _damaged(descriptor: int, chunks: Sequence[Chunk], sparse: bool = False) -> Iterator[Chunk]:
     buffer = memoryview(bytearray(max((chunk.length for chunk in chunks), default=0)))
+    data_at = -1
     for chunk in chunks:
+        if sparse and data_at < chunk.offset:
+            data_at = _next_data(descriptor, chunk.offset)
+        if data_at >= chunk.offset + chunk.length:
+            yield chunk
+            continue
         view = buffer[: chunk.length]
         count = os.preadv(descriptor, [view], chunk.offset)
         if count != chunk.length or blake3(view).digest() != chunk.digest:
             yield chunk
 
 
+def _next_data(descriptor: int, offset: int) -> int:
+    """Where the next byte is that was ever written, at `offset` or behind it."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return sys.maxsize
+        return offset  # this file system does not know
+    except AttributeError:
+        return offset  # nor does this system
+
+
 def _is_whole(descriptor: int, manifest: Manifest, file: File, pool: ThreadPoolExecutor) -> bool:
     chunks = manifest.chunks(file)
     if file.size < _PARALLEL_BYTES:
         return next(_damaged(descriptor, chunks), None) is None
-    # Hashing and reading release the interpreter's lock. Not so for many small files: measured,
-    # threads take twice as long for them as one alone.
-    step = max(1, len(chunks) * _PARALLEL_BYTES // (2 * file.size))
-    pieces = (chunks[start : start + step] for start in range(0, len(chunks), step))
-    whole = pool.map(lambda piece: next(_damaged(descriptor, piece), None) is None, pieces)
+    whole = pool.map(
+        lambda piece: next(_damaged(descriptor, piece), None) is None, _pieces(chunks, file.size)
+    )
     return all(list(whole))  # all of them: the descriptor is closed when this returns
 
 
