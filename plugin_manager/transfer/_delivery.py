@@ -159,7 +159,7 @@ class Delivery:
         self._stopped = False
         self._sinking = 0  # sinks that are being called
         # How many connections are wanted, and what is known of how that helps.
-        self._wanted = 1
+        self._wanted = self._proven = 1
         self._growing = True
         self._rate = 0.0
         self._trial_since = clock()
@@ -326,8 +326,11 @@ class Delivery:
         left = sum(file.todo_bytes for file in self._files)
         if rate < self._rate * _WORTHWHILE_GAIN or left < rate:
             self._growing = False
+            if self._proven <= _NEAR_CONNECTIONS:
+                # Near, those that bring no more contend; far, their windows may yet open.
+                self._wanted = self._proven
             return
-        self._rate = rate
+        self._rate, self._proven = rate, self._wanted
         self._want(min(self._wanted * 3 // 2 + 1, self._policy.connections))
 
     # --- fetching --------------------------------------------------------------------------------

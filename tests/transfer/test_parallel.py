@@ -113,6 +113,28 @@ def test_a_near_server_is_asked_over_two_connections(monkeypatch: pytest.MonkeyP
     collector.check_once()
 
 
+@pytest.mark.parametrize(
+    ("begun_with", "gain", "wanted"), [(2, 1.0, 2), (2, 1.5, 7), (8, 1.0, 13), (8, 1.5, 16)]
+)
+def test_near_connections_that_brought_no_more_are_left_again(
+    begun_with: int, gain: float, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeTime()
+    one = Download(("http://localhost/",), [Span(0, 0, 10**9)], 10**9, lambda _, __: None)
+    monkeypatch.setattr(_delivery.Delivery, "_want", _want_only)
+    delivery = Transfer(clock=clock.clock, sleep=clock.sleep).delivery([one])
+    delivery._want(begun_with)
+    for brought in (10**6, int(10**6 * gain)):
+        clock.now += 0.5
+        delivery._trial_bytes = brought
+        delivery._try_more(clock.now)
+    assert delivery._wanted == wanted
+
+
+def _want_only(delivery: _delivery.Delivery, connections: int) -> None:
+    delivery._wanted, delivery._trial_since = connections, delivery._clock()
+
+
 @pytest.mark.usefixtures("far")
 def test_files_come_side_by_side_the_first_first() -> None:
     collectors = [Collector(content_of(length), frames_of(length, 500)) for length in (900, 5000)]
