@@ -13,7 +13,7 @@ from attrs import frozen
 
 from plugin_manager.cli import _output
 from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
-from plugin_manager.errors import NotFoundError
+from plugin_manager.errors import NetworkError, NotFoundError
 from plugin_manager.manager import Inspection, Plan, PluginManager
 from plugin_manager.model import PluginName, size_text, utc_text
 from plugin_manager.settings import from_environment
@@ -28,6 +28,7 @@ __all__ = [
     "open_manager",
 ]
 
+_WORTH_TELLING_SECONDS = 1.5
 MOST_GENERATIONS = 10**15 - 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
@@ -58,12 +59,15 @@ def open_manager(session: Session) -> Iterator[PluginManager]:
             progress=reporter,
             waiting=lambda holder: session.aside(f"Waiting for the store's lock: {holder}"),
             making_room=lambda space: _tell_space(session, space) if space.evict else None,
-            retrying=lambda error, seconds: session.aside(
-                f"{error.message}; trying again in {seconds:.0f} s"
-            ),
+            retrying=lambda error, seconds: _tell_pause(session, error, seconds),
         )
     finally:
         reporter.close()
+
+
+def _tell_pause(session: Session, error: NetworkError, seconds: float) -> None:
+    if seconds >= _WORTH_TELLING_SECONDS:
+        session.aside(f"{error.message}; trying again in {seconds:.0f} s")
 
 
 def _tell_space(session: Session, space: SpacePlan) -> None:

@@ -40,12 +40,13 @@ _LEAST_READ_BYTES, _READ_BYTES, _MOST_READ_BYTES = 16 * 1024, 256 * 1024, 1024 *
 _WORTH_DRAINING_BYTES = 64 * 1024
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)  # int() refuses numbers of thousands of digits
 _REMEDIES = {
-    401: "Put the credentials for this server into ~/.netrc.",
-    403: "Check the credentials for this server in ~/.netrc.",
+    401: "Put the credentials for this server into ~/.netrc, or name its token (PLUGINCTL_TOKENS).",
+    403: "Check the credentials for this server, in ~/.netrc or among the tokens.",
     404: "Check the repository's address.",
     410: "Check the repository's address.",
     407: "Put the proxy's credentials into its address.",
 }
+_NO_FILE_SERVER = "Check the repository's address: any server of static files will do."
 _FAILURES = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -212,6 +213,10 @@ class Client:
         self._session.mount("http://", _Adapter(self.pace, None))
         self._knows_https = self._interrupted = False
         self._tokens = {origin(urlsplit(at)): token for at, token in policy.tokens.items()}
+        # What the environment says of an origin, by the origin: requests would look through all
+        # variables, and for ~/.netrc, at each request.
+        self._session.trust_env = False
+        self._environments: dict[object, tuple[Any, Any, Any]] = {}
 
     def interrupt(self) -> None:
         """End the request under way, if there is one; for other threads."""
@@ -287,6 +292,7 @@ class Client:
                 auth = _no_credentials
         raise NetworkError(
             f"{shown(url)}: redirected more than {self._policy.most_redirects} times",
+            remedy="Give the repository's final address.",
             url=shown(url),
         )
 
@@ -302,15 +308,15 @@ class Client:
             # Reading the system's authorities takes 30 ms: not for those who never need them.
             self._session.mount("https://", _Adapter(self.pace, self._authorities()))
             self._knows_https = True
-        # A proxy has another loopback than we do.
-        direct = {f"{parts.scheme}://{parts.hostname}": ""} if _is_loopback(parts) else {}
+        proxies, verify, credentials = self._environment(address, parts)
         begun = self.clock()
         try:
             response = self._session.get(
                 address,
                 headers=dict(headers),
-                auth=auth,
-                proxies=direct,
+                auth=auth or credentials,
+                proxies=proxies,
+                verify=verify,
                 stream=True,
                 allow_redirects=False,
                 timeout=(self._policy.connect_timeout_seconds, self._policy.read_timeout_seconds),
@@ -322,6 +328,18 @@ class Client:
         if self.latency_seconds is None or latency < self.latency_seconds:
             self.latency_seconds = latency
         return response
+
+    def _environment(self, address: str, parts: SplitResult) -> tuple[Any, Any, Any]:
+        """Proxies, authorities and credentials for an origin, as requests finds them."""
+        at = origin(parts)
+        if at not in self._environments:
+            # A proxy has another loopback than we do.
+            direct = {f"{parts.scheme}://{parts.hostname}": ""} if _is_loopback(parts) else {}
+            session = requests.Session()
+            found = session.merge_environment_settings(address, direct, None, None, None)
+            credentials = requests.utils.get_netrc_auth(address)
+            self._environments[at] = found["proxies"], found["verify"], credentials
+        return self._environments[at]
 
     def _authorities(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -467,7 +485,7 @@ def _status_error(response: requests.Response, address: str) -> NetworkError:
         pause = _retry_after_seconds(response.headers)
         return TryAgainError(message, status=status, pause_seconds=pause, url=shown(address))
     return NetworkError(
-        message, status=status, remedy=_REMEDIES.get(status, ""), url=shown(address)
+        message, status=status, remedy=_REMEDIES.get(status, _NO_FILE_SERVER), url=shown(address)
     )
 
 

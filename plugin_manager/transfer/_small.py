@@ -173,5 +173,7 @@ def _read_all(answer: Answer, url: str, most_bytes: int) -> bytes:
         if len(content) > most_bytes:
             break
     raise NetworkError(
-        f"{shown(url)}: the server sends more than {most_bytes} bytes", url=shown(url)
+        f"{shown(url)}: the server sends more than {most_bytes} bytes",
+        remedy="Try another network or mirror, and tell the repository's owner.",
+        url=shown(url),
     )

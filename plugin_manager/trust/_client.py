@@ -77,8 +77,8 @@ FetchMany = Callable[[Sequence[Ask]], "list[bytes | PluginManagerError]"]
 class _Fetcher(FetcherInterface):
     """python-tuf's transport seam over `fetch(url, most_bytes)`, and over `fetch_many` for several.
 
-    `following(url)` says what is sure to be asked for after `url`. What could not be fetched ahead
-    is asked for again in its turn, so that only its turn decides what comes of it.
+    `following(url)` says what is sure to be asked for after `url`. What comes of it is told in its
+    turn: a server that is down has been waited for once already.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class _Fetcher(FetcherInterface):
         self._transport = fetch
         self._fetch_many = fetch_many
         self._following = following
-        self._waiting: dict[str, bytes] = {}
+        self._waiting: dict[str, bytes | NetworkError] = {}
 
     @property
     def goes_ahead(self) -> bool:
@@ -106,7 +106,11 @@ class _Fetcher(FetcherInterface):
         rest = dict(asks)
         portion = {key: ask for key, ask in asks.items() if ask[0] in self._waiting}
         while True:
-            yield from [key for key, (url, _) in portion.items() if url in self._waiting]
+            yield from [
+                key
+                for key, (url, _) in portion.items()
+                if isinstance(self._waiting.get(url), bytes)
+            ]
             rest = {key: ask for key, ask in rest.items() if key not in portion}
             if not (portion := self._portion(rest)):
                 return
@@ -129,7 +133,8 @@ class _Fetcher(FetcherInterface):
         self._waiting = {
             url: data
             for (url, most_bytes), data in zip(asks, found, strict=True)
-            if isinstance(data, bytes) and len(data) <= most_bytes
+            if isinstance(data, NetworkError)
+            or (isinstance(data, bytes) and len(data) <= most_bytes)
         }
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -147,9 +152,12 @@ class _Fetcher(FetcherInterface):
         yield io.BytesIO(data)
 
     def _whole(self, url: str, most_bytes: int) -> bytes:
-        if url in self._waiting:
-            return self._waiting.pop(url)
+        ahead = self._waiting.pop(url, None)
+        if isinstance(ahead, bytes):
+            return ahead
         try:
+            if ahead is not None:
+                raise ahead
             return self._with_following(url, most_bytes)
         except NetworkError as error:
             if error.status is None:

@@ -168,10 +168,11 @@ def test_each_error_has_its_exit_code_a_remedy_and_no_effect(
         pluginctl("install", "acme/maps")
         before = snapshot(world.directory / "store")
         done = pluginctl(*arguments, code=EXIT_CODES[family])
-        assert done.stderr.startswith("pluginctl: ")
+        lines = [line for line in done.stderr.splitlines() if "; trying again in " not in line]
+        assert lines[0].startswith("pluginctl: ")
         assert "Traceback" not in done.stderr
         assert "secret" not in done.stderr
-        assert len(done.stderr.splitlines()) >= 2, "a remedy follows"
+        assert len(lines) >= 2, "a remedy follows"
         error = pluginctl.json(*arguments, code=EXIT_CODES[family])["error"]
         assert error["family"] == family
         assert error["remedy"]
@@ -334,7 +335,7 @@ def test_ctrl_c_leaves_what_arrived_for_the_next_attempt(world: World, pluginctl
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert b"run the command again to go on" in said
+    assert b"goes on with it" in said
     assert b"Traceback" not in said
     assert pluginctl.json("list") == []
     kept = allocated_bytes(staging)

@@ -60,7 +60,7 @@ def test_another_server_is_followed_to_but_gets_no_credentials(
 def test_control_without_the_rule_the_credentials_go_along(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_exchange, "_origin", lambda parts: None)
+    monkeypatch.setattr(_exchange, "origin", lambda parts: None)
     host = Host.installed(stage, tmp_path)
     with elsewhere(stage) as (front, other):
         host.attempt(sending_to(other))

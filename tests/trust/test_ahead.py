@@ -170,18 +170,38 @@ def test_control_what_is_honest_is_asked_for_once(tmp_path):
     assert len(repository.requests) == len(set(repository.requests))
 
 
-def test_what_could_not_come_early_comes_in_its_turn(tmp_path):
+def test_what_could_not_come_early_is_not_waited_for_again(tmp_path):
+    """The transport was patient with it; its error is told where its turn is."""
     repository, names = make_repository(4, 2)
 
     def failing(asks):
         return [
-            NetworkError("too busy") if "root" not in url and "targets.json" not in url else found
+            NetworkError("too busy") if "timestamp" in url else found
+            for (url, _), found in zip(asks, repository.many(repository.fetch)(asks), strict=True)
+        ]
+
+    with pytest.raises(NetworkError, match="too busy"):
+        ask_all(repository.trust(tmp_path, fetch_many=failing), names)
+    assert sum("timestamp" in path for path in repository.requests) == 1
+    ask_all(repository.trust(tmp_path), names)
+
+
+def test_one_catalogue_that_could_not_come_early_keeps_no_other(tmp_path):
+    repository, names = make_repository(4, 2)
+
+    def failing(asks):
+        return [
+            NetworkError("too busy") if f"{names[1]}/" in url else found
             for (url, _), found in zip(asks, repository.many(repository.fetch)(asks), strict=True)
         ]
 
     trust = repository.trust(tmp_path, fetch_many=failing)
-    ask_all(trust, names)
-    assert all(trust.local().catalogue(name) for name in names)
+    with trust.update(names) as update:
+        for name in names:
+            if name == names[1]:
+                with pytest.raises(NetworkError, match="too busy"):
+                    update.catalogue(name)
+            assert update.catalogue(name)  # asked for anew where somebody insists
 
 
 def test_publisher_that_fails_is_tried_early_once_and_then_where_it_is_asked_for(tmp_path):
