@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 __all__ = ["PluginManager"]
 
 _HEAL_SECONDS = 30.0  # for how long a load waits for a writer at most
+_HEAL_ATTEMPTS = 2
 
 _log = logging.getLogger("plugin_manager")
 
@@ -198,17 +199,19 @@ class PluginManager:
 
     @cached_property
     def _transfer(self) -> Transfer:
+        return self._shared_transfer or self._new_transfer()
+
+    def _new_transfer(self, **patience: int) -> Transfer:
         # requests takes 0.1 s to import, and most commands need no network.
         from plugin_manager.transfer import Policy, Transfer  # noqa: PLC0415
 
-        if self._shared_transfer:
-            return self._shared_transfer
         settings = self.settings
         transfer = Transfer(
             Policy(
                 ca_bundle=settings.ca_bundle,
                 insecure_http=settings.insecure_http,
                 tokens=settings.tokens,
+                **patience,
             )
         )
         transfer.limit.bytes_per_second = settings.max_bytes_per_second
@@ -384,13 +387,23 @@ class PluginManager:
             if plugin not in self._store.current().active:
                 return None  # a system store is its owner's to mend
         _log.warning("%s: %s", plugin, error.message)
+        healer = PluginManager(
+            self.settings,
+            expiry=self._expiry,
+            now=self._now,
+            progress=self.progress,
+            making_room=self.making_room,
+            retrying=self.retrying,
+            # Somebody waits for the load: where nobody answers, that is soon said.
+            transfer=self._shared_transfer or self._new_transfer(attempts=_HEAL_ATTEMPTS),
+        )
         try:
             timeout = self.settings.lock_timeout_seconds
-            with self._store.writing(
+            with healer._store.writing(
                 timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout, waiting=self.waiting
             ):
-                self._inspector.repair([plugin])
-                lease = self._store.lease(self._store.active(plugin))
+                healer._inspector.repair([plugin])
+                lease = healer._store.lease(healer._store.active(plugin))
         except PluginManagerError as failure:
             _log.warning("%s could not be brought back: %s", plugin, failure)
             return None
