@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from plugin_manager.bundle import Head
 from plugin_manager.errors import LockedError
@@ -22,7 +22,7 @@ from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manager._planner import Planner
 from plugin_manager.manager._progress import Meter, Progress
 from plugin_manager.manifest import File
-from plugin_manager.model import Digest
+from plugin_manager.model import Digest, Release
 from plugin_manager.store import Active, Generation, Housekeeping, SpacePlan, Staging, Store
 from plugin_manager.trust import Trust
 
@@ -34,6 +34,8 @@ __all__ = ["Changes"]
 _MOVES = {"install", "upgrade", "downgrade"}
 _LOOK_AGAIN_SECONDS = 0.2
 _TELLING_BYTES = 4_000_000  # less comes and goes too fast to tell how fast the network is
+
+T = TypeVar("T")
 
 _log = logging.getLogger("plugin_manager")
 
@@ -55,7 +57,8 @@ class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
     `bundles` are made when first needed, as most changes fetch nothing; `writing` gives the store's
-    lock, `tidy` collects garbage.
+    lock, `tidy` collects garbage; who fetches the same is waited for `timeout_seconds` (negative: for
+    ever).
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Changes:
         writing: Callable[[], AbstractContextManager[None]],
         tidy: Callable[[], None],
         listener: Listener,
+        timeout_seconds: float,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -83,6 +87,7 @@ class Changes:
         self._writing = writing
         self._tidy = tidy
         self._listener = listener
+        self._timeout_seconds = timeout_seconds
         self._now = now
         self._speed: float | None = None
 
@@ -124,7 +129,9 @@ class Changes:
                     # Whoever has one of them may wait for one of ours.
                     open_stagings.close()
                     staged = {}
-                    self._wait_for_others(lacking)
+                    self._wait_for_others(
+                        {_digest(step): _head(step).manifest.release for step in lacking}
+                    )
 
     def _lacks(self, step: Step, staged: dict[Digest, Staging]) -> bool:
         return (
@@ -149,14 +156,32 @@ class Changes:
             open_stagings.push(opening.pop_all())
         return opened
 
-    def _wait_for_others(self, steps: Sequence[Step]) -> None:
-        """Wait until nobody else fetches any of `steps`."""
-        told = False
-        while held := [step for step in steps if self._store.is_staging(_digest(step))]:
+    def patiently(self, act: Callable[[], T]) -> T:
+        """What `act` gives, which takes the lock; again where another process fetched what it needs.
+
+        Not for who holds the lock.
+        """
+        while True:
+            try:
+                return act()
+            except LockedError as error:
+                digest, release = error.context.get("digest"), error.context.get("release")
+                if not isinstance(digest, Digest) or not isinstance(release, Release):
+                    raise  # it is the lock of the store
+                self._wait_for_others({digest: release})
+
+    def _wait_for_others(self, fetched: Mapping[Digest, Release]) -> None:
+        """Wait until nobody else fetches any of `fetched`; raises LockedError after the timeout."""
+        told, begun = False, time.monotonic()
+        while held := [digest for digest in fetched if self._store.is_staging(digest)]:
             if not told:
-                release = _head(held[0]).manifest.release
-                self._listener.waiting(f"another process is fetching {release}")
+                self._listener.waiting(f"another process is fetching {fetched[held[0]]}")
                 told = True
+            if 0 <= self._timeout_seconds <= time.monotonic() - begun:
+                raise LockedError(
+                    f"another process is fetching {fetched[held[0]]}",
+                    remedy="Wait for it to finish, or allow a longer --lock-timeout.",
+                )
             self._control.wait(_LOOK_AGAIN_SECONDS)
 
     def _check(self, plan: Plan) -> None:

@@ -295,6 +295,7 @@ class PluginManager:
             writing=self._writing,
             tidy=self._tidy,
             listener=self,
+            timeout_seconds=self.settings.lock_timeout_seconds,
             now=self._now,
         )
 
@@ -387,28 +388,30 @@ class PluginManager:
             if plugin not in self._store.current().active:
                 return None  # a system store is its owner's to mend
         _log.warning("%s: %s", plugin, error.message)
+        timeout = self.settings.lock_timeout_seconds
         healer = PluginManager(
-            self.settings,
+            evolve(self.settings, lock_timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout),
             expiry=self._expiry,
             now=self._now,
             progress=self.progress,
+            waiting=self.waiting,
             making_room=self.making_room,
             retrying=self.retrying,
             # Somebody waits for the load: where nobody answers, that is soon said.
             transfer=self._shared_transfer or self._new_transfer(attempts=_HEAL_ATTEMPTS),
         )
         try:
-            timeout = self.settings.lock_timeout_seconds
-            with healer._store.writing(
-                timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout, waiting=self.waiting
-            ):
-                healer._inspector.repair([plugin])
-                lease = healer._store.lease(healer._store.active(plugin))
+            lease = healer._changes.patiently(lambda: healer._bring_back(plugin))
         except PluginManagerError as failure:
             _log.warning("%s could not be brought back: %s", plugin, failure)
             return None
         _log.warning("%s was %s", plugin, "fetched again" if evicted else "repaired")
         return lease
+
+    def _bring_back(self, plugin: PluginName) -> Lease:
+        with self._writing():
+            self._inspector.repair([plugin])
+            return self._store.lease(self._store.active(plugin))
 
     def _repairs_at_load(self, error: PluginManagerError) -> bool:
         return isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
@@ -648,8 +651,13 @@ class PluginManager:
         release on this disk still has. Foreign files are left alone. Raises where something cannot
         be mended.
         """
-        with self._writing():
-            return self._inspector.repair([_plugin(name) for name in names])
+        plugins = [_plugin(name) for name in names]
+
+        def repair() -> Report:
+            with self._writing():
+                return self._inspector.repair(plugins)
+
+        return self._changes.patiently(repair)
 
     @cached_property
     def _inspector(self) -> Inspector:

@@ -400,7 +400,7 @@ class Store:
         """A staging of `files`, to `place` or `replace`, or to resume another time. Writes.
 
         Only its beginning is for the holder of the lock: until the block is left, the staging is
-        this caller's alone. Raises LockedError where it is another's.
+        this caller's alone. Raises LockedError, with the `digest`, where it is another's.
         """
         with disk_errors(self.directory):
             trees = self.installed_trees(head.manifest.release.plugin)
@@ -411,6 +411,8 @@ class Store:
                 raise LockedError(
                     f"{head.manifest.release} is being fetched by another process",
                     remedy="Wait for it to finish; 'pluginctl jobs' shows it.",
+                    release=head.manifest.release,
+                    digest=head.digest,
                 )
             staging = Staging(head, files, directory, trees, staged=self._staged, occupied=occupied)
             try:

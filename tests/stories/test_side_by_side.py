@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from attrs import evolve
 
 from plugin_manager import PluginManager
-from plugin_manager.errors import NoSpaceError, RefusedError
+from plugin_manager.errors import LockedError, NoSpaceError, RefusedError
 from plugin_manager.manager import Progress
 from plugin_manager.settings import from_environment
 from tests.world import World
@@ -129,6 +130,30 @@ def test_what_is_being_fetched_is_no_garbage(
         go.set()
         thread.join(30)
     assert errors == []
+
+
+def test_who_needs_what_another_fetches_waits_for_it_as_long_as_it_may(
+    world: World, slow: Callable[..., PluginManager]
+) -> None:
+    world.publish("acme/model 1.0", {"model.bin": BIG})
+    begun, go = threading.Event(), threading.Event()
+    with world.online():
+        world.manager().install("acme/model")
+        world.manager().evict(1)
+        bringing, errors = in_thread(lambda: slow(begun, go).install("acme/model"))
+        assert begun.wait(30)
+        hasty = world.manager()
+        hasty.settings = evolve(hasty.settings, lock_timeout_seconds=0.5)
+        with pytest.raises(LockedError, match="another process is fetching acme/model"):
+            hasty.install("acme/model")
+        with pytest.raises(LockedError, match="another process is fetching acme/model"):
+            hasty.repair("acme/model")
+        loading, load_errors = in_thread(lambda: world.manager().load("acme/model"))
+        go.set()
+        for thread in (bringing, loading):
+            thread.join(30)
+        assert (errors, load_errors) == ([], [])
+        assert world.fetched() < 2.2 * len(BIG)  # at first, and once more
 
 
 def test_a_full_disk_while_fetching_is_said_so(
