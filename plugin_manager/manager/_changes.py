@@ -57,8 +57,8 @@ class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
     `bundles` are made when first needed, as most changes fetch nothing; `writing` gives the store's
-    lock, `tidy` collects garbage; who fetches the same is waited for `timeout_seconds` (negative: for
-    ever).
+    lock, `tidy` collects garbage. Who fetches the same is waited for `timeout_seconds` (negative:
+    for ever).
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Changes:
         return opened
 
     def patiently(self, act: Callable[[], T]) -> T:
-        """What `act` gives, which takes the lock; again where another process fetched what it needs.
+        """What `act` gives, which takes the lock; again once another has fetched what it needs.
 
         Not for who holds the lock.
         """
