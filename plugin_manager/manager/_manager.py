@@ -251,7 +251,11 @@ class PluginManager:
         ]
         self._control.check()
         return self._transfer.fetch_many(
-            requests, cancelled=self._control.stopping, retrying=self.retrying
+            requests,
+            cancelled=self._control.stopping,
+            retrying=self.retrying,
+            # TUF 5.3.3: the search for newer roots ends at the first that is not there.
+            may_be_none=lambda index: asks[index][0].endswith(".root.json"),
         )
 
     @cached_property

@@ -19,6 +19,7 @@ from plugin_manager.transfer._policy import Attempts, TryAgainError
 
 __all__ = ["Addresses", "Hosts"]
 
+_ABSENT = frozenset({403, 404, 410})
 _FAILURE, _LIE = 1, 10
 _DEMERITS_HALVE_SECONDS = 60
 _RATES_HOLD_SECONDS = 300
@@ -163,14 +164,22 @@ class Hosts:
 
 
 class Addresses:
-    """The addresses that all serve one file, and what their failures mean. For one thread."""
+    """The addresses that all serve one file, and what their failures mean. For one thread.
 
-    def __init__(self, urls: Sequence[str], hosts: Hosts, attempts: Attempts) -> None:
+    Where there `may_be_none` of it, one that says so is believed as soon as the others have failed
+    once: it is not waited for them to say the same.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], hosts: Hosts, attempts: Attempts, *, may_be_none: bool = False
+    ) -> None:
         self.left = tuple(dict.fromkeys(urls))  # that have not refused
         self.failures = 0
         self._all = len(self.left)
         self._hosts, self._attempts = hosts, attempts
         self._failing: set[str] = set()  # hosts that failed since there was progress
+        self._may_be_none = may_be_none
+        self._absent: NetworkError | None = None
 
     def failed(
         self, url: str, error: NetworkError, *, asked_at: int, progressed: bool = False
@@ -189,6 +198,7 @@ class Addresses:
         if progressed:
             self._failing.clear()
         self._failing.add(_name(url))
+        self._believe_absent()
         pause = self._attempts.failed(error, progressed=progressed, addresses=self._all)
         return pause if {_name(one) for one in self.left} <= self._failing else 0.0
 
@@ -197,7 +207,10 @@ class Addresses:
         if error.status is None:
             self._hosts.fail(url)
         self.left = tuple(one for one in self.left if one != url)
+        if self._may_be_none and error.status in _ABSENT:
+            self._absent = error
         if self.left:
+            self._believe_absent()
             return 0.0
         if self._all == 1:
             raise error
@@ -208,6 +221,10 @@ class Addresses:
             remedy=error.remedy,
             **context,
         ) from error
+
+    def _believe_absent(self) -> None:
+        if self._absent and {_name(one) for one in self.left} <= self._failing:
+            raise self._absent
 
 
 def _name(url: str) -> str:

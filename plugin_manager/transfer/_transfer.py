@@ -80,9 +80,12 @@ class Transfer:
         most_bytes: int,
         deadline: Deadline | None,
         retrying: Callable[[NetworkError, float], None] = _nothing,
+        *,
+        may_be_none: bool = False,
     ) -> SmallFile:
         attempts = Attempts(self._policy, deadline, clock=self._clock, random=self._random)
-        addresses = Addresses([urls] if isinstance(urls, str) else urls, self._hosts, attempts)
+        urls = [urls] if isinstance(urls, str) else urls
+        addresses = Addresses(urls, self._hosts, attempts, may_be_none=may_be_none)
         return SmallFile(addresses, self._hosts, most_bytes, retrying)
 
     def fetch(
@@ -117,15 +120,18 @@ class Transfer:
         *,
         cancelled: threading.Event | None = None,
         retrying: Callable[[NetworkError, float], None] = _nothing,
+        may_be_none: Callable[[int], bool] = lambda _: False,
     ) -> list[bytes | PluginManagerError]:
         """As `fetch` for each of `requests`, (addresses, most bytes), several at a time.
 
-        Where one cannot be had, its error stands in its place. The policy's deadline is for all
-        together. CancelledError soon after `cancelled` is set.
+        Where one cannot be had, its error stands in its place. Of those, by their numbers, that
+        there `may_be_none` of, an address that says so is believed without patience with others.
+        The policy's deadline is for all together. CancelledError soon after `cancelled` is set.
         """
         deadline = self._deadline()
         files = [
-            self._small_file(urls, most_bytes, deadline, retrying) for urls, most_bytes in requests
+            self._small_file(urls, most_bytes, deadline, retrying, may_be_none=may_be_none(index))
+            for index, (urls, most_bytes) in enumerate(requests)
         ]
         Batch(
             files,
