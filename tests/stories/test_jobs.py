@@ -52,6 +52,20 @@ def some_arrived(job: Job) -> bool:
     return bool(job.progress and job.progress.transferred_bytes > 4_000_000)
 
 
+def half_fetched(world: World) -> tuple[PluginManager, Job]:
+    """A manager, and its running job for acme/model."""
+    manager = world.manager()
+    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
+    return manager, until(manager, job.id, some_arrived)
+
+
+def paused(world: World) -> tuple[PluginManager, Job]:
+    """The same, paused."""
+    manager, job = half_fetched(world)
+    manager.jobs.pause(job.id)
+    return manager, until(manager, job.id, lambda event: event.state is JobState.PAUSED)
+
+
 def with_policy(manager: PluginManager, **policy: object) -> PluginManager:
     manager.settings = evolve(manager.settings, queue=QueuePolicy(**policy))  # type: ignore[arg-type]
     return manager
@@ -127,11 +141,7 @@ def test_events_are_no_more_than_two_a_second_and_the_changes(model: World) -> N
 
 
 def test_a_paused_job_goes_on_from_what_arrived(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
-    manager.jobs.pause(job.id)
-    until(manager, job.id, lambda event: event.state is JobState.PAUSED)
+    manager, job = paused(model)
     [status] = manager.jobs.resume_status(job.id)
     assert status.resumption is Resumption.RESUMABLE
     assert status.kept_bytes > 0
@@ -208,9 +218,7 @@ def test_another_process_sees_and_steers_a_job(model: World) -> None:
 
 
 def test_progress_survives_a_change_of_address(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
+    manager, job = half_fetched(model)
     manager.jobs.close()
     model.fetched()
     with model.online():  # at another port
@@ -223,19 +231,13 @@ def test_progress_survives_a_change_of_address(model: World) -> None:
 
 
 def test_closing_queues_what_was_running(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
+    manager, job = half_fetched(model)
     manager.close()
     assert manager.jobs.get(job.id).state is JobState.QUEUED
 
 
 def test_what_a_job_wants_is_no_garbage_however_old(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
-    manager.jobs.pause(job.id)
-    until(manager, job.id, lambda event: event.state is JobState.PAUSED)
+    manager, job = paused(model)
     model.clock.advance(days=400)
     assert model.manager().cleanup(unfinished=True).garbage == ()
     [status] = manager.jobs.resume_status(job.id)
@@ -256,9 +258,7 @@ def test_records_of_what_is_over_go_after_a_week(model: World) -> None:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_cancelling_stops_the_bytes_and_keeps_what_arrived_or_not(model: World, keep: bool) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
+    manager, job = half_fetched(model)
     begun = time.monotonic()
     manager.jobs.cancel(job.id, keep=keep)
     assert manager.jobs.get(job.id).state is JobState.CANCELLED
@@ -278,11 +278,7 @@ def test_cancelling_all(model: World) -> None:
 
 
 def test_what_another_job_fetches_too_is_not_removed(model: World) -> None:
-    manager = model.manager()
-    first = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, first.id, some_arrived)
-    manager.jobs.pause(first.id)
-    until(manager, first.id, lambda event: event.state is JobState.PAUSED)
+    manager, first = paused(model)
     second = manager.jobs.start("acme/model==1.0", bytes_per_second=100_000)
     until(manager, second.id, lambda event: event.progress)
     manager.jobs.cancel(second.id, keep=False)
@@ -376,11 +372,7 @@ def test_a_deadline_ends_a_job(model: World) -> None:
 
 
 def test_a_blocked_release_cannot_be_resumed(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
-    manager.jobs.pause(job.id)
-    until(manager, job.id, lambda event: event.state is JobState.PAUSED)
+    manager, job = paused(model)
     model.withdraw("acme/model 1.0", "blocked", "it lies")
     model.manager().update("acme/model")
     [status] = manager.jobs.resume_status(job.id)
@@ -389,11 +381,7 @@ def test_a_blocked_release_cannot_be_resumed(model: World) -> None:
 
 
 def test_without_a_manifest_nobody_can_tell_what_is_there(model: World) -> None:
-    manager = model.manager()
-    job = manager.jobs.start("acme/model", bytes_per_second=4_000_000)
-    until(manager, job.id, some_arrived)
-    manager.jobs.pause(job.id)
-    until(manager, job.id, lambda event: event.state is JobState.PAUSED)
+    manager, job = paused(model)
     for path in (manager.settings.store / "manifests").iterdir():
         path.unlink()
     [status] = manager.jobs.resume_status(job.id)
