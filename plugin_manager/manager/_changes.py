@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from plugin_manager.bundle import Head
 from plugin_manager.errors import LockedError
@@ -21,13 +21,11 @@ from plugin_manager.manager._control import Control
 from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manager._planner import Planner
 from plugin_manager.manager._progress import Meter, Progress
+from plugin_manager.manager._remote import Remote
 from plugin_manager.manifest import File
 from plugin_manager.model import Digest, Release
 from plugin_manager.store import Active, Generation, Housekeeping, SpacePlan, Staging, Store
 from plugin_manager.trust import Trust
-
-if TYPE_CHECKING:
-    from plugin_manager.manager._bundles import Bundles
 
 __all__ = ["Changes"]
 
@@ -56,9 +54,8 @@ class Listener(Protocol):
 class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
-    `bundles` are made when first needed, as most changes fetch nothing; `writing` gives the store's
-    lock, `tidy` collects garbage. Who fetches the same is waited for `timeout_seconds` (negative:
-    for ever).
+    `writing` gives the store's lock, `tidy` collects garbage. Who fetches the same is waited for
+    `timeout_seconds` (negative: for ever).
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class Changes:
         housekeeping: Housekeeping,
         trust: Trust,
         planner: Planner,
-        bundles: Callable[[], Bundles],
+        remote: Remote,
         *,
         tag: str,
         control: Control,
@@ -81,7 +78,7 @@ class Changes:
         self._housekeeping = housekeeping
         self._trust = trust
         self._planner = planner
-        self._bundles = bundles
+        self._remote = remote
         self._tag = tag
         self._control = control
         self._writing = writing
@@ -218,7 +215,7 @@ class Changes:
         """Raise NetworkError where nothing should be evicted, as the fetch could not even begin."""
         for step in plan.steps:
             if step.head and step.needed.fetch_bytes:
-                self._bundles().try_fetching(step.bundle_path, step.head.bundle_length)
+                self._remote.try_fetching(step.bundle_path, step.head.bundle_length)
                 return
 
     def _commit(self, plan: Plan, staged: dict[Digest, Staging]) -> Generation:
@@ -277,7 +274,7 @@ class Changes:
                 lacking.append((staging, bundle_path))
         if lacking:
             begun = time.monotonic()
-            self._bundles().frames(lacking, meter)
+            self._remote.frames(lacking, meter)
             if meter.total_bytes >= _TELLING_BYTES:
                 self._speed = meter.total_bytes / (time.monotonic() - begun)
 

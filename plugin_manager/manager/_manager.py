@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from plugin_manager.catalogue import Catalogue
     from plugin_manager.loader import LoadedPlugin
     from plugin_manager.manager._aio import AsyncJobs
-    from plugin_manager.manager._bundles import Bundles
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
     from plugin_manager.manager._job import Hooks, ResumeStatus
@@ -71,10 +70,11 @@ if TYPE_CHECKING:
     from plugin_manager.manager._loading import Loading
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._progress import Progress
+    from plugin_manager.manager._remote import Remote
     from plugin_manager.manager._report import Report
     from plugin_manager.manifest import Manifest
     from plugin_manager.transfer import Transfer
-    from plugin_manager.trust import BundleTarget, Expiry, Trust
+    from plugin_manager.trust import Expiry, Trust
 
 __all__ = ["PluginManager"]
 
@@ -198,24 +198,10 @@ class PluginManager:
     # --- parts, made when first needed ---------------------------------------------------------
 
     @cached_property
-    def _transfer(self) -> Transfer:
-        return self._shared_transfer or self._new_transfer()
+    def _remote(self) -> Remote:
+        from plugin_manager.manager._remote import Remote  # noqa: PLC0415
 
-    def _new_transfer(self, **patience: int) -> Transfer:
-        # requests takes 0.1 s to import, and most commands need no network.
-        from plugin_manager.transfer import Policy, Transfer  # noqa: PLC0415
-
-        settings = self.settings
-        transfer = Transfer(
-            Policy(
-                ca_bundle=settings.ca_bundle,
-                insecure_http=settings.insecure_http,
-                tokens=settings.tokens,
-                **patience,
-            )
-        )
-        transfer.limit.bytes_per_second = settings.max_bytes_per_second
-        return transfer
+        return Remote(self.settings, self._control, self.retrying, self._shared_transfer)
 
     @cached_property
     def _trust(self) -> Trust:
@@ -230,32 +216,10 @@ class PluginManager:
             metadata_url=self.settings.repository + "metadata/",
             targets_url=self.settings.repository + "targets/",
             root_name=self.settings.root_name,
-            fetch=self._fetch,
-            fetch_many=self._fetch_many,
+            fetch=self._remote.fetch,
+            fetch_many=self._remote.fetch_many,
             expiry=self._expiry or Expiry.grace(self.settings.grace),
             now=self._now,
-        )
-
-    def _fetch(self, url: str, most_bytes: int) -> bytes:
-        [content] = self._fetch_many([(url, most_bytes)])
-        if isinstance(content, PluginManagerError):
-            raise content
-        return content
-
-    def _fetch_many(self, asks: Sequence[tuple[str, int]]) -> list[bytes | PluginManagerError]:
-        """The content of files of the repository, side by side; or why it cannot be had."""
-        base = self.settings.repository
-        requests = [
-            ([f"{one}{url.removeprefix(base)}" for one in self.settings.base_urls()], most_bytes)
-            for url, most_bytes in asks
-        ]
-        self._control.check()
-        return self._transfer.fetch_many(
-            requests,
-            cancelled=self._control.stopping,
-            retrying=self.retrying,
-            # TUF 5.3.3: the search for newer roots ends at the first that is not there.
-            may_be_none=lambda index: asks[index][0].endswith(".root.json"),
         )
 
     @cached_property
@@ -274,15 +238,9 @@ class PluginManager:
             self._housekeeping,
             self._trust,
             self.host,
-            fetch_heads=self._fetch_heads,
+            fetch_heads=self._remote.heads,
             now=self._now,
         )
-
-    @cached_property
-    def _bundles(self) -> Bundles:
-        from plugin_manager.manager._bundles import Bundles  # noqa: PLC0415 - as for `_transfer`
-
-        return Bundles(self.settings, self._transfer, self._control, self.retrying)
 
     @cached_property
     def _changes(self) -> Changes:
@@ -293,7 +251,7 @@ class PluginManager:
             self._housekeeping,
             self._trust,
             self._planner,
-            lambda: self._bundles,
+            self._remote,
             tag=self.host.bytecode_tag,
             control=self._control,
             writing=self._writing,
@@ -302,9 +260,6 @@ class PluginManager:
             timeout_seconds=self.settings.lock_timeout_seconds,
             now=self._now,
         )
-
-    def _fetch_heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
-        return self._bundles.heads(targets) if targets else []
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -393,6 +348,8 @@ class PluginManager:
                 return None  # a system store is its owner's to mend
         _log.warning("%s: %s", plugin, error.message)
         timeout = self.settings.lock_timeout_seconds
+        from plugin_manager.manager._remote import new_transfer  # noqa: PLC0415
+
         healer = PluginManager(
             evolve(self.settings, lock_timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout),
             expiry=self._expiry,
@@ -402,7 +359,7 @@ class PluginManager:
             making_room=self.making_room,
             retrying=self.retrying,
             # Somebody waits for the load: where nobody answers, that is soon said.
-            transfer=self._shared_transfer or self._new_transfer(attempts=_HEAL_ATTEMPTS),
+            transfer=self._shared_transfer or new_transfer(self.settings, attempts=_HEAL_ATTEMPTS),
         )
         try:
             lease = healer._changes.patiently(lambda: healer._bring_back(plugin))
@@ -609,7 +566,7 @@ class PluginManager:
         return AsyncJobs(self.jobs)
 
     def _limit(self, bytes_per_second: int | None) -> None:
-        self._transfer.limit.bytes_per_second = bytes_per_second
+        self._remote.transfer.limit.bytes_per_second = bytes_per_second
 
     def _run_job(self, wish: Wish, hooks: Hooks) -> None:
         """Do what a job wants; in a thread of its own, so with a manager of its own."""
@@ -620,7 +577,7 @@ class PluginManager:
             progress=hooks.progress,
             waiting=hooks.waiting,
             retrying=hooks.retrying,
-            transfer=self._transfer,
+            transfer=self._remote.transfer,
             control=hooks.control,
         )
         other._require_source()
@@ -671,7 +628,7 @@ class PluginManager:
             self._store,
             self._trust,
             self.host.bytecode_tag,
-            fetch_heads=self._fetch_heads,
+            fetch_heads=self._remote.heads,
             assemble=self._changes.assemble_with_room,
             require_source=self._require_source,
             now=self._now,

@@ -357,11 +357,8 @@ class Host:
             root=self.stage.world.root,
         )
         time = time or VirtualTime()
-        manager = PluginManager(settings, progress=lambda _: self._notice())
-        manager.__dict__["_transfer"] = Transfer(
-            self.policy, clock=time.clock, sleep=time.sleep, random=lambda: 0.0
-        )
-        return manager
+        transfer = Transfer(self.policy, clock=time.clock, sleep=time.sleep, random=lambda: 0.0)
+        return PluginManager(settings, progress=lambda _: self._notice(), transfer=transfer)
 
     def _notice(self) -> None:
         self._peak = max(self._peak, tree_bytes(self.store))
@@ -392,7 +389,7 @@ class Host:
             except Exception as caught:
                 error = caught
             seconds = time.clock() - begun
-            manager._transfer.close()
+            manager._remote.transfer.close()
             self._notice()
         return Attempt(error, front.asked, front.sent_bytes, seconds, self._peak)
 

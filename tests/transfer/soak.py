@@ -126,8 +126,7 @@ def install(world: World, url: str, name: str, policy: Policy) -> str:
     """Install into an empty store; "" where all is well, else what is not."""
     store = Path(tempfile.mkdtemp(dir=world.directory))
     settings = from_environment({}, store=store, repository=url, root=world.root)
-    manager = PluginManager(settings)
-    manager.__dict__["_transfer"] = Transfer(policy)
+    manager = PluginManager(settings, transfer=Transfer(policy))
     try:
         for _ in range(MOST_COMMANDS):
             try:
