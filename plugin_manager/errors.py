@@ -198,3 +198,30 @@ class NoSpaceError(PluginManagerError):
         )
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+
+
+def revived(family: str, message: str, *, remedy: str) -> PluginManagerError:
+    """An error that was recorded by its family, which may be anything, and its words."""
+    plain = {
+        one.family: one
+        for one in (
+            InvalidInputError,
+            NotFoundError,
+            EvictedError,
+            ConflictError,
+            IncompatibleHostError,
+            RefusedError,
+            NetworkError,
+            CancelledError,
+            LockedError,
+            UntrustedError,
+            ExpiredError,
+            CorruptError,
+            StoreAccessError,
+        )
+    }
+    if family == BlockedError.family:
+        return BlockedError(message, reason=message, remedy=remedy)
+    if family == NoSpaceError.family:
+        return NoSpaceError(message, needed_bytes=0, free_bytes=0, remedy=remedy)
+    return plain.get(family, PluginManagerError)(message, remedy=remedy)

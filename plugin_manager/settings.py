@@ -278,7 +278,7 @@ def from_environment(
             }
         ),
         system_store=_path("system store", system_store).absolute() if system_store else None,
-        mirrors=tuple(map(parse_repository, _mirrors(environment) if mirrors is None else mirrors)),
+        mirrors=_mirrors(environment) if mirrors is None else _checked_mirrors("mirrors", mirrors),
         tokens=_tokens(environment) if tokens is None else _checked_tokens("tokens", tokens),
         max_bytes_per_second=parse_rate(
             "PLUGINCTL_MAX_RATE",
@@ -292,8 +292,17 @@ def from_environment(
     )
 
 
-def _mirrors(environment: Mapping[str, str]) -> list[str]:
-    return environment.get("PLUGINCTL_MIRRORS", "").split()
+def _mirrors(environment: Mapping[str, str]) -> tuple[str, ...]:
+    return _checked_mirrors("PLUGINCTL_MIRRORS", environment.get("PLUGINCTL_MIRRORS", "").split())
+
+
+def _checked_mirrors(where: str, addresses: Iterable[str]) -> tuple[str, ...]:
+    try:
+        return tuple(map(parse_repository, addresses))
+    except InvalidInputError as error:
+        message = f"{where}: {error.message.replace('the repository', 'the mirror')}"
+        message = message.replace("repository '", "mirror '")
+        raise InvalidInputError(message, remedy=error.remedy) from None
 
 
 def _queue(environment: Mapping[str, str]) -> QueuePolicy:
@@ -325,7 +334,13 @@ def parse_quiet_hours(text: str) -> QuietHours:
 
 def parse_rate(what: str, text: str) -> int | None:
     """The bytes a second that `text` says: an amount, with or without "/s"; None for ""."""
-    return parse_size(what, text.strip().removesuffix("/s")) if text.strip() else None
+    rate = parse_size(what, text.strip().removesuffix("/s")) if text.strip() else None
+    if rate == 0:
+        raise InvalidInputError(
+            f"{what}: nothing would ever come at {text!r}",
+            remedy="Give a rate such as 500kB; 'pluginctl pause' stops jobs.",
+        )
+    return rate
 
 
 MAX_TOKENS_BYTES = 256 * 1024
@@ -365,9 +380,16 @@ def _tokens(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 def _checked_tokens(where: str, tokens: Mapping[str, str]) -> Mapping[str, str]:
     """`tokens` by "scheme://host:port" as it is normally written; raises InvalidInputError."""
-    found = {}
+    found: dict[str, str] = {}
     for server, token in tokens.items():
-        parts = urlsplit(parse_repository(server))
+        try:
+            parts = urlsplit(parse_repository(server))
+        except InvalidInputError:
+            # Its text may be the token: the two words of a line are easily swapped.
+            raise InvalidInputError(
+                f"{where}: what should be a server is not an address",
+                remedy="Write for instance: https://plugins.example.org TOKEN",
+            ) from None
         if parts.path not in {"", "/"}:
             raise InvalidInputError(
                 f"{where}: {server!r} is more than a server",
@@ -378,7 +400,11 @@ def _checked_tokens(where: str, tokens: Mapping[str, str]) -> Mapping[str, str]:
                 f"{where}: the token for {server} holds a space, or what is not ASCII",
                 remedy="Copy it anew.",
             )
-        found[f"{parts.scheme}://{parts.netloc.lower()}"] = token
+        name = f"{parts.scheme}://{parts.netloc.lower()}"
+        if found.setdefault(name, token) != token:
+            raise InvalidInputError(
+                f"{where}: there are two tokens for {name}", remedy="Leave one of them out."
+            )
     return found
 
 

@@ -319,10 +319,19 @@ def test_a_file_of_tokens_that_others_may_read_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "line",
     ["https://a.example.org", "a s3cret", "https://a.example.org/x s3cret",
-     "https://u@a.example.org s3cret", "https://a.example.org s3cr\xe9t"],
+     "https://u@a.example.org s3cret", "s3cret https://a.example.org",
+     "https://a.example.org s3cret\nhttps://a.example.org/ s3cret2",
+     "https://a.example.org s3cr\xe9t"],
 )  # fmt: skip
 def test_a_line_that_is_no_token_is_refused_without_showing_it(tmp_path: Path, line: str) -> None:
     path = tmp_path / "tokens"
     path.write_text(line + "\n")
     path.chmod(0o600)
     assert "s3cr" not in str(refusal({"PLUGINCTL_TOKENS": str(path)}))
+
+
+def test_a_rate_of_nothing_and_mirrors_that_are_none_name_where_they_were_given() -> None:
+    assert "pause" in refusal({"PLUGINCTL_MAX_RATE": "0"}).remedy
+    assert (
+        "PLUGINCTL_MIRRORS: mirror 'nonsense'" in refusal({"PLUGINCTL_MIRRORS": "nonsense"}).message
+    )

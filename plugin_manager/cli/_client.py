@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from attrs import frozen
@@ -53,20 +55,27 @@ def open_manager(session: Session) -> Iterator[PluginManager]:
         max_bytes_per_second=options.get("max_rate"),
     )
     reporter = Reporter(quiet=session.as_json)
+    told: dict[str, float] = {}
     try:
         yield PluginManager(
             settings,
             progress=reporter,
             waiting=lambda holder: session.aside(f"Waiting for the store's lock: {holder}"),
             making_room=lambda space: _tell_space(session, space) if space.evict else None,
-            retrying=lambda error, seconds: _tell_pause(session, error, seconds),
+            retrying=lambda error, seconds: _tell_pause(session, error, seconds, told),
         )
     finally:
         reporter.close()
 
 
-def _tell_pause(session: Session, error: NetworkError, seconds: float) -> None:
-    if seconds >= _WORTH_TELLING_SECONDS:
+def _tell_pause(
+    session: Session, error: NetworkError, seconds: float, told: dict[str, float]
+) -> None:
+    """Say that it is waited; once for all files that wait for one server."""
+    server = urlsplit(str(error.context.get("url", ""))).netloc
+    now = time.monotonic()
+    if seconds >= _WORTH_TELLING_SECONDS and now >= told.get(server, 0.0):
+        told[server] = now + seconds / 2
         session.aside(f"{error.message}; trying again in {seconds:.0f} s")
 
 

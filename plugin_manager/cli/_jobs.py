@@ -145,14 +145,17 @@ def resume(job: str | None, as_json: bool) -> None:
 @jobs_argument
 @json_option
 def watch(jobs: tuple[str, ...], as_json: bool) -> None:
-    """Show how jobs go on (all, where none is named), until they are over."""
+    """Show how jobs go on (all, where none is named), until they are over or paused."""
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         last: dict[str, Job] = {}
         for job in manager.jobs.watch(*jobs):
             last[job.id] = job
-            if not as_json:
-                session.say(_line(job))
+            session.say(_line(job))
+            if all(one.state in _STILL or one.state.final for one in last.values()) and (
+                not jobs or len(last) == len(jobs)
+            ):
+                break  # nothing will happen until somebody resumes them
     session.result({"jobs": [job_json(job) for job in last.values()]})
     if not last:
         session.say("No job is active.")
@@ -161,13 +164,18 @@ def watch(jobs: tuple[str, ...], as_json: bool) -> None:
         click.get_current_context().exit(_output.exit_code(error))
 
 
+_STILL = {JobState.PAUSED}
+
+
 def _line(job: Job) -> str:
     parts = [f"{job}: {job.state.value}"]
     progress = job.progress
     if progress and not job.state.final:
         parts.append(f"{progress.percent}% of {size_text(progress.total_bytes)}")
         parts.append(f"{size_text(progress.bytes_per_second)}/s")
-    if job.why:
+    if job.state is JobState.PAUSED:
+        parts.append(f"'pluginctl resume {job.id[:8]}' goes on with it")
+    elif job.why:
         parts.append(job.why)
     if job.retry_at:
         parts.append(f"again at {utc_text(job.retry_at)}")

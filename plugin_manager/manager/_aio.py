@@ -51,6 +51,30 @@ class AsyncJobs:
         """The jobs that are not over."""
         return await asyncio.to_thread(self._jobs.active)
 
+    async def all(self) -> Sequence[Job]:
+        """The jobs that are on record."""
+        return await asyncio.to_thread(self._jobs.all)
+
+    async def limit(self, bytes_per_second: int | None, job: str | None = None) -> None:
+        """Fetch no faster than this, a job or all together."""
+        await asyncio.to_thread(self._jobs.limit, bytes_per_second, job)
+
+    async def prioritise(self, job: str, priority: int) -> None:
+        """Change a job's priority."""
+        await asyncio.to_thread(self._jobs.prioritise, job, priority)
+
+    async def forget(self, job: str) -> None:
+        """Remove the record of a job that is over."""
+        await asyncio.to_thread(self._jobs.forget, job)
+
+    async def work(self) -> None:
+        """Begin to work at what is queued, now and later."""
+        await asyncio.to_thread(self._jobs.work)
+
+    async def close(self) -> None:
+        """Stop working."""
+        await asyncio.to_thread(self._jobs.close)
+
     async def resume_status(self, job: str) -> Sequence[ResumeStatus]:
         """Whether what a job fetches can go on."""
         return await asyncio.to_thread(self._jobs.resume_status, job)
@@ -60,7 +84,10 @@ class AsyncJobs:
 
         Bound it with `asyncio.timeout`.
         """
-        return outcome([event async for event in self.watch(job)][-1])
+        last = await self.get(job)
+        async for event in self.watch(job):
+            last = event
+        return outcome(last if last.state.final else await self.get(job))
 
     async def watch(self, *jobs: str) -> AsyncIterator[Job]:
         """Jobs as they change, until all of them are over."""

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from plugin_manager.bundle import Head
 from plugin_manager.errors import LockedError
 from plugin_manager.manager._control import Control
+from plugin_manager.manager._job import Follower, NoFollower
 from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manager._planner import Planner
 from plugin_manager.manager._progress import Meter, Progress
@@ -91,18 +92,19 @@ class Changes:
     def carry_out(
         self,
         planning: Callable[[], Plan],
-        planned: Callable[[Plan], None] = lambda _: None,
+        follower: Follower | None = None,
         *,
         fitted: bool = True,
     ) -> tuple[Plan, Generation]:
         """Do what `planning()` says; returns the plan, and the generation that is then current.
 
         It is asked with the lock held, and again where the store has changed since. What it says
-        is `fitted` to the room that there is now, or has to be. `planned` is
-        told before anything is fetched. Interrupted at any point it leaves everything as it was,
-        and what had arrived for the next attempt.
+        is `fitted` to the room that there is now, or has to be. `follower` is told of what will
+        be fetched before anything is. Interrupted at any point it leaves everything as it was, and
+        what had arrived for the next attempt.
         """
         plan: Plan | None = None
+        follower = follower or NoFollower()
         with ExitStack() as open_stagings:
             staged: dict[Digest, Staging] = {}
             while True:
@@ -117,11 +119,12 @@ class Changes:
                     plan = self._make_room(plan, fitted=fitted)
                     fitted = False
                     self._store.keep_heads(step.head_bytes for step in lacking)
-                    planned(plan)
+                    follower.planned(plan)
                     opened = self._open(lacking, open_stagings)
                 if opened:
                     staged |= opened
-                    self._assemble([(opened[_digest(s)], s.bundle_path) for s in lacking])
+                    wanted = [(opened[_digest(step)], step.bundle_path) for step in lacking]
+                    self._assemble(wanted, follower)
                 else:
                     # Whoever has one of them may wait for one of ours.
                     open_stagings.close()
@@ -251,7 +254,7 @@ class Changes:
         Makes no room. Raises LockedError where another process is fetching it.
         """
         with self._store.staging(head, files) as staging:
-            self._assemble([(staging, bundle_path)])
+            self._assemble([(staging, bundle_path)], NoFollower())
         return staging
 
     def assemble_with_room(self, head: Head, files: Sequence[File], bundle_path: str) -> Staging:
@@ -263,9 +266,14 @@ class Changes:
         self._make_room(Plan("repair", self._store.current().number, (step,)))
         return self.assemble(head, files, bundle_path)
 
-    def _assemble(self, wanted: Iterable[tuple[Staging, str]]) -> None:
+    def _assemble(self, wanted: Iterable[tuple[Staging, str]], follower: Follower) -> None:
         """Complete stagings, each with its bundle's path: from this disk, then by fetching."""
-        lacking, meter = [], Meter(self._listener.progress)
+
+        def tell(progress: Progress) -> None:
+            follower.progressed(progress)
+            self._listener.progress(progress)
+
+        lacking, meter = [], Meter(tell)
         for staging, bundle_path in wanted:
             self._control.check()
             reused = staging.reuse()

@@ -40,10 +40,26 @@ class Control:
                 "it was stopped", remedy="What had arrived is kept: it can be resumed."
             )
 
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Where the block ends because it was stopped, say so in the words of `check`."""
+        self.check()
+        try:
+            yield
+        except CancelledError:
+            self.check()
+            raise
+
     def wait(self, seconds: float) -> None:
         """Wait for so long; raises CancelledError as soon as it is stopped."""
         self.stopping.wait(seconds)
         self.check()
+
+    def renew(self) -> None:
+        """Forget what was asked of it, for another change."""
+        with self._lock:
+            self.stopping.clear()
+            self.bytes_per_second = None
 
     def limit(self, bytes_per_second: int | None) -> None:
         """Fetch no faster than this from now on; None: as fast as it goes."""

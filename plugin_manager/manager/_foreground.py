@@ -10,17 +10,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
-from attrs import evolve
+from attrs import define, evolve
 
 from plugin_manager.errors import CancelledError, PluginManagerError
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._job import may_pass
+from plugin_manager.manager._job import Follower, NoFollower, may_pass
 from plugin_manager.manager._plan import Plan
+from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._worker import LOOK_SECONDS
 from plugin_manager.model import Digest
 from plugin_manager.store import JobRecords, JobState, Standing, Want, Wish
 
 __all__ = ["on_record"]
+
+
+@define
+class _Recorded:
+    """Puts on record what a change does."""
+
+    records: JobRecords
+    wish: Wish
+    standing: Standing
+
+    def planned(self, plan: Plan) -> None:
+        digests = tuple(step.head.digest for step in plan.steps if step.head)
+        self.standing = evolve(self.standing, digests=digests)
+        self.records.keep_standing(self.wish.id, self.standing)
+
+    def progressed(self, progress: Progress) -> None:
+        self.records.keep_progress(self.wish.id, progress.render())
 
 
 @contextmanager
@@ -30,37 +48,36 @@ def on_record(
     control: Control,
     discard: Callable[[Wish, Sequence[Digest]], None],
     now: Callable[[], datetime],
-) -> Iterator[Callable[[Plan], None]]:
-    """Record that the block does `wish`, which is recorded itself; gives what is told of its plan.
+) -> Iterator[Follower]:
+    """Follower that the block does `wish`, which is recorded itself; gives what is told of it.
 
-    Whoever wants it paused or cancelled has `control` stopped. Where it ends well, or in a way that
-    no resuming would change, no record stays.
+    Whoever wants it paused or cancelled has `control` stopped.
     """
     claim = records.claim(wish.id)
     if claim is None:  # somebody works at it: the block will wait for what they fetch
-        yield lambda _plan: None
+        yield NoFollower()
         return
-    standing = Standing(wish.attempt, JobState.RUNNING, now())
-
-    def planned(plan: Plan) -> None:
-        nonlocal standing
-        digests = tuple(step.head.digest for step in plan.steps if step.head)
-        standing = evolve(standing, digests=digests)
-        records.keep_standing(wish.id, standing)
-
     with claim:
+        known = records.standing(wish.id)
+        known = known if known and known.attempt == wish.attempt else None
+        digests = known.digests if known else ()
+        records.forget_progress(wish.id)
+        standing = Standing(wish.attempt, JobState.RUNNING, now(), digests=digests)
+        records.keep_standing(wish.id, standing)
+        recorded = _Recorded(records, wish, standing)
         try:
             with _following(records, wish, control):
-                yield planned
+                yield recorded
         except BaseException as error:
             with suppress(PluginManagerError):  # the caller has a failure to tell of already
-                _break_off(records, standing, wish.id, error, discard)
+                ended = _broken_off(records, recorded.standing, wish, error, discard)
+                if ended:
+                    records.keep_standing(wish.id, evolve(ended, updated=now()))
+                else:
+                    records.remove(wish.id)
             raise
-        if wish.foreground:
-            records.remove(wish.id)
-        else:
-            ended = evolve(standing, state=JobState.COMPLETED, updated=now())
-            records.keep_standing(wish.id, ended)
+        ended = evolve(recorded.standing, state=JobState.COMPLETED, updated=now())
+        records.keep_standing(wish.id, ended)
 
 
 @contextmanager
@@ -69,13 +86,15 @@ def _following(records: JobRecords, wish: Wish, control: Control) -> Iterator[No
     over = threading.Event()
 
     def follow() -> None:
-        mark = records.wish_mark(wish.id)
-        while not over.wait(LOOK_SECONDS):
+        mark: object = None
+        while True:
             if mark != records.wish_mark(wish.id) and (wanted := records.wish(wish.id)):
                 mark = records.wish_mark(wish.id)
                 control.limit(wanted.bytes_per_second)
                 if wanted.want is not Want.RUN:
                     control.stop()
+            if over.wait(LOOK_SECONDS):
+                return
 
     watching = threading.Thread(target=follow, name=f"job-{wish.id}", daemon=True)
     watching.start()
@@ -86,23 +105,30 @@ def _following(records: JobRecords, wish: Wish, control: Control) -> Iterator[No
         watching.join()
 
 
-def _break_off(
+def _broken_off(
     records: JobRecords,
     standing: Standing,
-    job: str,
+    wish: Wish,
     error: BaseException,
     discard: Callable[[Wish, Sequence[Digest]], None],
-) -> None:
-    """The block has failed with `error`: keep on record what can be resumed."""
-    wish = records.wish(job)
-    stopped = isinstance(error, KeyboardInterrupt | CancelledError)
-    if wish is None or not standing.digests or not (stopped or may_pass(error)):
-        records.remove(job)
-    elif wish.want is Want.CANCEL:
-        if not wish.keep:
-            discard(wish, standing.digests)
-        records.keep_standing(job, evolve(standing, state=JobState.CANCELLED))
-    else:
-        records.keep_standing(job, evolve(standing, state=JobState.PAUSED, why="interrupted"))
-        records.keep_wish(evolve(wish, want=Want.PAUSE))
-        error.add_note(f"'pluginctl resume {job[:8]}' goes on with it")
+) -> Standing | None:
+    """How the job stands whose block has failed with `error`; None where that is of no interest."""
+    with records.changing():
+        wish = records.wish(wish.id) or wish
+        stopped = isinstance(error, KeyboardInterrupt | CancelledError)
+        if wish.want is Want.CANCEL:
+            if not wish.keep:
+                discard(wish, standing.digests)
+            return evolve(standing, state=JobState.CANCELLED)
+        if not wish.foreground and wish.want is Want.RUN:
+            return evolve(standing, state=JobState.QUEUED, why="interrupted")  # whose it was before
+        if standing.digests and (stopped or may_pass(error)):
+            records.keep_wish(evolve(wish, want=Want.PAUSE))
+            error.add_note(f"'pluginctl resume {wish.id[:8]}' goes on with it")
+            return evolve(standing, state=JobState.PAUSED, why="interrupted")
+    if wish.foreground and not standing.digests:
+        return None  # nothing was begun: it leaves everything as it was
+    if not isinstance(error, PluginManagerError) or stopped:
+        return evolve(standing, state=JobState.CANCELLED)
+    family, remedy = error.family, error.remedy
+    return evolve(standing, state=JobState.FAILED, why=error.message, family=family, remedy=remedy)

@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import Protocol, Self
 
 from attrs import field, frozen
 
-from plugin_manager.errors import InvalidInputError, LockedError, NetworkError, PluginManagerError
+from plugin_manager.errors import (
+    InvalidInputError,
+    LockedError,
+    NetworkError,
+    PluginManagerError,
+    revived,
+)
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._plan import Plan
 from plugin_manager.manager._progress import Progress
 from plugin_manager.model import Digest, PluginName, PluginRequirement, Release
 from plugin_manager.store import JobState, Standing, Wish
 
-__all__ = ["Hooks", "Job", "ResumeStatus", "Resumption", "may_pass", "requests_text"]
+__all__ = [
+    "Follower",
+    "Hooks",
+    "Job",
+    "NoFollower",
+    "ResumeStatus",
+    "Resumption",
+    "may_pass",
+    "requests_text",
+]
 
 _FINAL_STATUSES = frozenset({401, 403, 404, 407, 410})
 
@@ -51,8 +66,7 @@ class Job:
     ) -> Self:
         """What is known of a job, put together."""
         if error is None and standing.state is JobState.FAILED:
-            error = PluginManagerError(standing.why, remedy=standing.remedy)
-            error.family = standing.family or error.family
+            error = revived(standing.family, standing.why, remedy=standing.remedy)
         return cls(
             wish.id,
             wish.action,
@@ -92,13 +106,35 @@ class ResumeStatus:
     why: str
 
 
+class Follower(Protocol):
+    """Whoever is told what a change does."""
+
+    @property
+    def planned(self) -> Callable[[Plan], None]:
+        """To be told of what will be fetched, before it is."""
+
+    @property
+    def progressed(self) -> Callable[[Progress], None]:
+        """To be told how far that is."""
+
+
+class NoFollower:
+    """Is told, and forgets it."""
+
+    def planned(self, plan: Plan) -> None:
+        """What will be fetched."""
+
+    def progressed(self, progress: Progress) -> None:
+        """How far that is."""
+
+
 @frozen
 class Hooks:
     """Who stops a change that is a job's, and is told how it goes on; from any thread."""
 
     control: Control
     planned: Callable[[Plan], None]
-    progress: Callable[[Progress], None]
+    progressed: Callable[[Progress], None]
     waiting: Callable[[str], None]
     retrying: Callable[[NetworkError, float], None]
 

@@ -21,8 +21,7 @@ from attrs import evolve
 from plugin_manager.errors import CancelledError, InvalidInputError, NotFoundError, RefusedError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._foreground import on_record
-from plugin_manager.manager._job import Hooks, Job, ResumeStatus, requests_text
-from plugin_manager.manager._plan import Plan
+from plugin_manager.manager._job import Follower, Hooks, Job, ResumeStatus, requests_text
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._worker import LOOK_SECONDS, Inbox, Worker
 from plugin_manager.model import Digest, PluginName, PluginRequirement
@@ -32,6 +31,7 @@ from plugin_manager.store import JobRecords, JobState, Standing, Want, Wish, sta
 __all__ = ["Jobs", "outcome"]
 
 _TOLD_EVERY_SECONDS = 0.5
+_LONGEST_GROUP, _LONGEST_DEADLINE_SECONDS, _MOST_RATE = 200, 10 * 366 * 86400, 2**62
 _STOPPED_SECONDS = 30.0  # in which whatever a job is doing comes to an end
 
 
@@ -86,7 +86,7 @@ class Jobs:
         metered: bool = False,
         deadline_seconds: float | None = None,
     ) -> Job:
-        """Record that `requests` shall be installed (or, as names, upgraded); works at nothing.
+        """Follower that `requests` shall be installed (or, as names, upgraded); works at nothing.
 
         What is asked for again is the same job, with the wishes given now; where it had ended, or
         was paused, it is queued again. `priority` is from 0, the highest, to 10; of a `group` no
@@ -94,7 +94,16 @@ class Jobs:
         `metered` lets it run whatever the policy says of such connections.
         """
         _check_priority(priority)
+        _check_rate(bytes_per_second)
         now, seconds = self._now(), deadline_seconds
+        if len(group) > _LONGEST_GROUP or not group.isprintable():
+            raise InvalidInputError(
+                f"{group[:50]!r} is no name of a group", remedy="Give a short one, in one line."
+            )
+        if seconds is not None and not 0 <= seconds <= _LONGEST_DEADLINE_SECONDS:  # nor nan
+            raise InvalidInputError(
+                f"a deadline in {seconds!r} seconds cannot be kept", remedy="Give fewer."
+            )
         wish = Wish(
             action,
             requests_text(action, requests),
@@ -105,7 +114,7 @@ class Jobs:
             metered=metered,
             deadline=None if seconds is None else now + timedelta(seconds=seconds),
         )
-        with self._lock:
+        with self._changing():
             if known := self._records.wish(wish.id):
                 again = self._state(known).final
                 submitted = now if again else known.submitted
@@ -166,6 +175,7 @@ class Jobs:
 
     def limit(self, bytes_per_second: int | None, job: str | None = None) -> None:
         """Fetch no faster than this, a job or (None) all together; None: as the settings say."""
+        _check_rate(bytes_per_second)
         if job is None:
             queue = self._records.queue()
             self._records.keep_queue(evolve(queue, bytes_per_second=bytes_per_second))
@@ -182,15 +192,21 @@ class Jobs:
     def forget(self, job: str) -> None:
         """Remove the record of a job that is over; raises RefusedError where it is not."""
         wish = self._known(job)
-        if not self._state(wish).final:
+
+        def over(wish: Wish | None, standing: Standing | None) -> bool:
+            return wish is None or state_of(wish, standing, claimed=False).final
+
+        if not self._records.remove_if(wish.id, over):
             raise RefusedError(f"{wish.id} is not over", remedy="Cancel it first.")
-        if claim := self._records.claim(wish.id):
-            with claim:
-                self._records.remove(wish.id)
 
     def _wish(self, job: str, **changes: Any) -> None:
-        with self._lock:
+        with self._changing():
             self._records.keep_wish(evolve(self._known(job), **changes))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock, self._records.changing():
+            yield
 
     def _known(self, job: str) -> Wish:
         """The wish of the job whose id is `job`, or begins so; raises NotFoundError."""
@@ -222,7 +238,9 @@ class Jobs:
                 standing = known
             elif known.state is JobState.RUNNING:
                 standing = evolve(standing, why="interrupted")
-        return Job.of(wish, standing, Progress.parse(self._records.progress(wish.id)))
+        # Of an earlier attempt it is of no use.
+        told = self._records.progress(wish.id) if known and known.attempt == wish.attempt else {}
+        return Job.of(wish, standing, Progress.parse(told))
 
     def all(self) -> list[Job]:
         """All jobs that are on record, the most urgent first; those that are over at the end."""
@@ -243,7 +261,10 @@ class Jobs:
 
     def wait(self, job: str, timeout_seconds: float | None = None) -> Job:
         """The job when it is over; raises what it failed with, CancelledError, or TimeoutError."""
-        last = deque(self.watch(job, timeout_seconds=timeout_seconds), maxlen=1).pop()
+        events = deque(self.watch(job, timeout_seconds=timeout_seconds), maxlen=1)
+        last = events.pop() if events else self.get(job)
+        if last.state.final is False and timeout_seconds is None:
+            self.get(job)  # raises: its record is gone
         if not last.state.final:
             raise TimeoutError(f"{last} is not over after {timeout_seconds:g} s")
         return outcome(last)
@@ -266,8 +287,13 @@ class Jobs:
             waiting = dict.fromkeys(wanted)
             while waiting:
                 events = inbox.take(LOOK_SECONDS if told else 0)
-                for one in waiting:
-                    events += self._found_on_looking(one, inbox, {event.id for event in events})
+                for one in list(waiting):
+                    try:
+                        found = self._found_on_looking(one, inbox, {event.id for event in events})
+                    except NotFoundError:  # somebody removed its record
+                        waiting.pop(one)
+                    else:
+                        events += found
                 for event in events:
                     if event.id in waiting and _worth_telling(event, told.get(event.id)):
                         told[event.id] = event, time.monotonic()
@@ -281,12 +307,10 @@ class Jobs:
         """How a job stands that another process works at, or nobody."""
         if job in told_of or self._worker.job(job):
             return []
-        with suppress(NotFoundError):
-            found = self.get(job)
-            events = inbox.take(0)  # it may have been this process's for an instant
-            ours = self._worker.job(job) or any(event.id == job for event in events)
-            return events if ours else [*events, found]
-        return []
+        found = self.get(job)
+        events = inbox.take(0)  # it may have been this process's for an instant
+        ours = self._worker.job(job) or any(event.id == job for event in events)
+        return events if ours else [*events, found]
 
     def resume_status(self, job: str) -> Sequence[ResumeStatus]:
         """For each release that a job fetches: whether it can go on, and from where.
@@ -309,21 +333,21 @@ class Jobs:
     @contextmanager
     def on_record(
         self, action: str, requests: Sequence[PluginRequirement | PluginName], control: Control
-    ) -> Iterator[Callable[[Plan], None]]:
-        """Have on record what the caller does itself, so that it can be resumed if it breaks off.
-
-        Gives a function to be told of the plan.
-        """
+    ) -> Iterator[Follower]:
+        """Have on record what the caller does itself, and what of it could be resumed."""
         wish = Wish(action, requests_text(action, requests), self._now(), foreground=True)
-        with self._lock:
+        with self._changing():
             if known := self._records.wish(wish.id):
                 if self._state(known).final:
                     wish = evolve(wish, attempt=known.attempt + 1)
                 else:
                     wish = evolve(known, want=Want.RUN)
             self._records.keep_wish(wish)
-        with on_record(self._records, wish, control, self._discard, self._now) as planned:
-            yield planned
+        try:
+            with on_record(self._records, wish, control, self._discard, self._now) as follower:
+                yield follower
+        finally:
+            control.renew()  # what was wanted of this change is not wanted of the next
 
     def _end_cancelled(self, job: str) -> None:
         """Do what a worker would, where nobody works at a job that was cancelled."""
@@ -331,11 +355,15 @@ class Jobs:
         if self._worker.job(wish.id) or not (claim := self._records.claim(wish.id)):
             return
         with claim:
-            standing = self._records.standing(wish.id)
+            wanted, standing = self._records.wish(wish.id), self._records.standing(wish.id)
+            if wanted is None or wanted.want is not Want.CANCEL:
+                return  # somebody changed his mind
+            if standing and standing.attempt == wanted.attempt and standing.state.final:
+                return  # it was over before
             digests = standing.digests if standing else ()
-            if not wish.keep:
-                self._discard(wish, digests)
-            ended = Standing(wish.attempt, JobState.CANCELLED, self._now(), digests=digests)
+            if not wanted.keep:
+                self._discard(wanted, digests)
+            ended = Standing(wanted.attempt, JobState.CANCELLED, self._now(), digests=digests)
             self._records.keep_standing(wish.id, ended)
 
     def _discard(self, wish: Wish, digests: Sequence[Digest]) -> None:
@@ -355,6 +383,16 @@ def _worth_telling(event: Job, told: tuple[Job, float] | None) -> bool:
     return event != told[0] and time.monotonic() - told[1] >= _TOLD_EVERY_SECONDS
 
 
+def _check_rate(bytes_per_second: int | None) -> None:
+    if bytes_per_second is not None and (
+        not isinstance(bytes_per_second, int) or not 1 <= bytes_per_second <= _MOST_RATE
+    ):
+        raise InvalidInputError(
+            f"{bytes_per_second!r} is no number of bytes a second",
+            remedy="Give a whole number above 0; to stop a job there is 'pause'.",
+        )
+
+
 def outcome(job: Job) -> Job:
     """A job that is over, if it is completed; raises what it failed with, or CancelledError."""
     if job.state is JobState.CANCELLED:
@@ -365,7 +403,7 @@ def outcome(job: Job) -> Job:
 
 
 def _check_priority(priority: int) -> None:
-    if not 0 <= priority <= 10:
+    if not isinstance(priority, int) or not 0 <= priority <= 10:
         raise InvalidInputError(
             f"priority {priority!r} is not from 0 to 10", remedy="0 is the most urgent."
         )

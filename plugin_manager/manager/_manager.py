@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager._aio import AsyncJobs
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
-    from plugin_manager.manager._job import Hooks, ResumeStatus
+    from plugin_manager.manager._job import Follower, Hooks, ResumeStatus
     from plugin_manager.manager._jobs import Jobs
     from plugin_manager.manager._loading import Loading
     from plugin_manager.manager._planner import Planner
@@ -264,7 +264,10 @@ class PluginManager:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         timeout = self.settings.lock_timeout_seconds
-        with self._store.writing(timeout_seconds=timeout, waiting=self.waiting):
+        cancelled = self._control.stopping.is_set
+        with self._store.writing(
+            timeout_seconds=timeout, waiting=self.waiting, cancelled=cancelled
+        ):
             yield
 
     # --- looking -------------------------------------------------------------------------------
@@ -459,10 +462,8 @@ class PluginManager:
 
         return self._changes.carry_out(planned, fitted=False)[1]
 
-    def _change(
-        self, planning: Callable[[], Plan], planned: Callable[[Plan], None] = _ignore
-    ) -> Plan:
-        return self._changes.carry_out(planning, planned)[0]
+    def _change(self, planning: Callable[[], Plan], follower: Follower | None = None) -> Plan:
+        return self._changes.carry_out(planning, follower)[0]
 
     def _tidy(self) -> None:
         """Collect garbage after a change, which has succeeded whatever comes of this."""
@@ -476,15 +477,15 @@ class PluginManager:
         """Install or change plugins as `plan_install` says; returns the plan that was done."""
         wanted = _requirements(requests)
         self._require_source()
-        with self.jobs.on_record("install", wanted, self._control) as planned:
-            return self._change(lambda: self._planner.install(wanted), planned)
+        with self.jobs.on_record("install", wanted, self._control) as follower:
+            return self._change(lambda: self._planner.install(wanted), follower)
 
     def upgrade(self, *names: str | PluginName) -> Plan:
         """Upgrade as `plan_upgrade` says; returns the plan that was done."""
         plugins = [_plugin(name) for name in names]
         self._require_source()
-        with self.jobs.on_record("upgrade", plugins, self._control) as planned:
-            return self._change(lambda: self.plan_upgrade(*names), planned)
+        with self.jobs.on_record("upgrade", plugins, self._control) as follower:
+            return self._change(lambda: self.plan_upgrade(*names), follower)
 
     def uninstall(self, *names: str | PluginName) -> Plan:
         """Make plugins inactive; returns the plan.
@@ -574,7 +575,6 @@ class PluginManager:
             self.settings,
             expiry=self._expiry,
             now=self._now,
-            progress=hooks.progress,
             waiting=hooks.waiting,
             retrying=hooks.retrying,
             transfer=self._remote.transfer,
@@ -583,9 +583,9 @@ class PluginManager:
         other._require_source()
         if wish.action == "install":
             wanted = _requirements(wish.requests)
-            other._change(lambda: other._planner.install(wanted), hooks.planned)
+            other._change(lambda: other._planner.install(wanted), hooks)
         else:
-            other._change(lambda: other.plan_upgrade(*wish.requests), hooks.planned)
+            other._change(lambda: other.plan_upgrade(*wish.requests), hooks)
 
     def _resume_status(self, digest: Digest) -> ResumeStatus:
         from plugin_manager.manager._resume import resume_status  # noqa: PLC0415

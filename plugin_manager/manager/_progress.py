@@ -77,7 +77,10 @@ class Progress:
     def parse(cls, value: object) -> Self | None:
         """What `render` gave; None where it is anything else."""
         document = Document(value)
-        found = cls._read(document)
+        try:
+            found = cls._read(document)
+        except RecursionError:
+            return None
         return None if document.faults else found
 
     @classmethod

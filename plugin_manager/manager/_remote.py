@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -44,13 +45,15 @@ class Remote:
         self._settings = settings
         self._control = control
         self._retrying = retrying
-        self._shared = transfer
+        self._lock, self._transfer = threading.Lock(), transfer
         self._early: dict[Digest, bytes] = {}  # whole bundles, by the digests of their heads
 
-    @cached_property
+    @property
     def transfer(self) -> Transfer:
-        """The connections in use."""
-        return self._shared or new_transfer(self._settings)
+        """The connections in use; for any thread."""
+        with self._lock:
+            self._transfer = self._transfer or new_transfer(self._settings)
+            return self._transfer
 
     def fetch(self, url: str, most_bytes: int) -> bytes:
         """The content of a file of the repository."""
@@ -66,14 +69,14 @@ class Remote:
             ([f"{base}{url.removeprefix(bases[0])}" for base in bases], most_bytes)
             for url, most_bytes in asks
         ]
-        self._control.check()
-        return self.transfer.fetch_many(
-            requests,
-            cancelled=self._control.stopping,
-            retrying=self._retrying,
-            # TUF 5.3.3: the search for newer roots ends at the first that is not there.
-            may_be_none=lambda index: asks[index][0].endswith(".root.json"),
-        )
+        with self._control.telling():
+            return self.transfer.fetch_many(
+                requests,
+                cancelled=self._control.stopping,
+                retrying=self._retrying,
+                # TUF 5.3.3: the search for newer roots ends at the first that is not there.
+                may_be_none=lambda index: asks[index][0].endswith(".root.json"),
+            )
 
     def heads(self, targets: Sequence[BundleTarget]) -> list[bytes]:
         """The heads of bundles, as their publishers signed them.
@@ -170,7 +173,8 @@ class Remote:
             limit.bytes_per_second = bytes_per_second
 
         delivery = self.transfer.delivery(downloads, limit=limit)
-        with self._control.limiting(set_limit), self._control.cancelling(delivery.cancel):
+        control = self._control
+        with control.telling(), control.limiting(set_limit), control.cancelling(delivery.cancel):
             delivery.run()
 
 

@@ -7,11 +7,12 @@ for is found on looking, four times a second.
 from __future__ import annotations
 
 import logging
+import os
 import random as random_module
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -26,13 +27,23 @@ from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._schedule import Contender, chosen, obstacle
 from plugin_manager.model import Digest
 from plugin_manager.settings import Settings
-from plugin_manager.store import JobRecords, JobState, Lease, Standing, Want, Wish, state_of
+from plugin_manager.store import (
+    JobRecords,
+    JobState,
+    Lease,
+    QueueWish,
+    Standing,
+    Want,
+    Wish,
+    state_of,
+)
 
 __all__ = ["LOOK_SECONDS", "Inbox", "Worker"]
 
 LOOK_SECONDS = 0.25
 _METERED_SECONDS = 10.0
 _PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 10.0, 900.0
+_LONGEST_PAUSE = timedelta(seconds=_MOST_PAUSE_SECONDS)
 _MOST_FAILURES = 100  # in a row, without a byte between them: a day
 
 _log = logging.getLogger("plugin_manager")
@@ -122,6 +133,7 @@ class Worker:
         self._now = now
         self._metered = metered
         self._random = random
+        self._process = os.getpid()
         self._changed = threading.Condition(threading.RLock())
         self._held: dict[str, _Held] = {}
         self._inboxes: list[Inbox] = []
@@ -134,6 +146,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to work at what is queued, now and later; calling it again does nothing."""
+        self._leave_parent()
         with self._changed:
             self._closing = False
             if self._supervisor is None or not self._supervisor.is_alive():
@@ -145,12 +158,21 @@ class Worker:
 
     def close(self) -> None:
         """Stop working; what was under way is queued again, for whoever works at it next."""
+        self._leave_parent()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             supervisor = self._supervisor
         if supervisor is not None:
             supervisor.join()
+
+    def _leave_parent(self) -> None:
+        """In a child of a fork: what was held is the parent's, as are the threads."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._changed = threading.Condition(threading.RLock())
+            self._held, self._inboxes, self._later = {}, [], []
+            self._supervisor = None
 
     def wake(self) -> None:
         """Look at once for what is wanted."""
@@ -190,15 +212,12 @@ class Worker:
 
     def _supervise(self) -> None:
         while True:
-            with suppress(PluginManagerError):
-                self._look_at_connection()
+            self._look_at_connection()
             with self._changed:
-                try:
+                with _going_on():
                     self._adopt()
                     self._follow_wishes()
                     self._dispatch()
-                except PluginManagerError as error:  # a disk that fails now may not for ever
-                    _log.warning("jobs: %s", error)
                 if self._closing and not any(held.control for held in self._held.values()):
                     for held in list(self._held.values()):
                         self._let_go(held)
@@ -207,12 +226,15 @@ class Worker:
                 if not later:
                     self._changed.wait(LOOK_SECONDS)
             for act in later:
-                act()
+                with _going_on():
+                    act()
 
     def _look_at_connection(self) -> None:
-        matters = self._settings.queue.metered != "allow" and self._records.ids()
-        if matters and time.monotonic() - self._metered_at > _METERED_SECONDS:
-            self._is_metered, self._metered_at = self._metered(), time.monotonic()
+        with _going_on():
+            matters = self._settings.queue.metered != "allow" and self._records.ids()
+            if matters and time.monotonic() - self._metered_at > _METERED_SECONDS:
+                self._metered_at = time.monotonic()
+                self._is_metered = self._metered()
 
     def _adopt(self) -> None:
         """Claim what is queued and nobody's."""
@@ -261,21 +283,8 @@ class Worker:
 
     def _dispatch(self) -> None:
         """Start and stop jobs, so that those run that should."""
-        policy, queue, now = self._settings.queue, self._records.queue(), self._now()
-        contenders = []
-        for held in self._held.values():
-            if held.stop or self._closing:
-                continue
-            why = obstacle(
-                held.wish, queue, policy, metered=self._is_metered, local=now.astimezone()
-            )
-            retry_at = held.standing.retry_at
-            if why and held.control:
-                self._stop(held, _Stop.MAKE_WAY, why)
-            elif why:
-                self._stand(held, JobState.QUEUED, why)
-            elif held.control or retry_at is None or retry_at <= now:
-                contenders.append(_contender(held))
+        policy, queue = self._settings.queue, self._records.queue()
+        contenders = self._contenders(queue)
         wanted = chosen(contenders, policy)
         for contender in contenders:
             held = self._held[contender.id]
@@ -285,21 +294,46 @@ class Worker:
                 self._stop(held, _Stop.MAKE_WAY, "a more urgent job is running")
             else:
                 self._stand(held, JobState.QUEUED, "others are running")
-        running = sum(held.control is not None for held in self._held.values())
+        # Who makes way takes a place until it has.
+        running = [held.wish.group for held in self._held.values() if held.control]
         for job in wanted:
-            if not self._held[job].control and running < policy.jobs_at_once:
-                self._start(self._held[job])
-                running += 1
+            held, group = self._held[job], self._held[job].wish.group
+            full = group and policy.jobs_per_group and running.count(group) >= policy.jobs_per_group
+            if not held.control and len(running) < policy.jobs_at_once and not full:
+                self._start(held)
+                running.append(group)
         rate = queue.bytes_per_second
         rate = self._settings.max_bytes_per_second if rate is None else rate
         if running and rate != self._rate:
             self._rate = rate
             self._later.append(partial(self._limit, rate))
 
+    def _contenders(self, queue: QueueWish) -> list[Contender]:
+        """The jobs that may run now; what must not is stopped, or told why."""
+        policy, now = self._settings.queue, self._now()
+        contenders = []
+        for held in self._held.values():
+            if held.stop or self._closing:
+                continue
+            why = obstacle(
+                held.wish, queue, policy, metered=self._is_metered, local=now.astimezone()
+            )
+            retry_at = held.standing.retry_at
+            if retry_at and retry_at - now > _LONGEST_PAUSE:  # somebody set the clock back
+                retry_at = None
+            if why and held.control:
+                self._stop(held, _Stop.MAKE_WAY, why)
+            elif why:
+                self._stand(held, JobState.QUEUED, why)
+            elif held.control or retry_at is None or retry_at <= now:
+                contenders.append(_contender(held))
+        return contenders
+
     # --- one job ---------------------------------------------------------------------------------
 
     def _start(self, held: _Held) -> None:
         held.progress = held.error = None
+        self._records.forget_progress(held.wish.id)
         self._stand(held, JobState.RUNNING)
         held.control = Control(held.wish.bytes_per_second)
         threading.Thread(
@@ -317,7 +351,7 @@ class Worker:
         hooks = Hooks(
             control,
             planned=partial(self._planned, held),
-            progress=partial(self._progressed, held),
+            progressed=partial(self._progressed, held),
             waiting=partial(self._waits, held),
             retrying=partial(self._retries, held),
         )
@@ -376,6 +410,9 @@ class Worker:
     def _conclude(self, held: _Held, stop: _Stop, why: str) -> None:
         """A job that was to be stopped does not run."""
         held.stop = _Stop.NOT
+        wanted = self._records.wish(held.wish.id)
+        if wanted and wanted.want is Want.RUN and stop in {_Stop.PAUSE, _Stop.CANCEL}:
+            stop = _Stop.MAKE_WAY  # somebody changed his mind meanwhile
         match stop:
             case _Stop.PAUSE:
                 self._finish(held, JobState.PAUSED)
@@ -417,6 +454,17 @@ class Worker:
         self._records.keep_standing(held.wish.id, held.standing)
         self._tell(held.job)
         return True
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Log what goes wrong in the block, and go on: a disk that fails now may not for ever."""
+    try:
+        yield
+    except PluginManagerError as error:
+        _log.warning("jobs: %s", error)
+    except Exception:
+        _log.exception("jobs")
 
 
 def _contender(held: _Held) -> Contender:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,8 @@ from plugin_manager.store._lease import claim, is_occupied
 from plugin_manager.store._space import Resident
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
+
+_YOUNG_SECONDS = 600
 
 __all__ = [
     "Garbage",
@@ -58,13 +61,22 @@ def temporary(store: Path) -> list[Garbage]:
     directories = [store, *(store / n for n in ("generations", "manifests", "staging", "index"))]
     directories += [releases, *_below(releases)]
     directories += [plugin for publisher in _below(releases) for plugin in _below(publisher)]
-    found = []
-    for directory in directories:
-        for path in entries(directory):
-            if _TEMPORARY.fullmatch(path.name):
-                name = path.relative_to(store).as_posix()
-                found.append(Garbage("temporary", name, disk_bytes(path)))
-    return found
+    found = [path for directory in directories for path in entries(directory)]
+    # Jobs are written without the lock that the caller holds: what is young may be in use.
+    for directory in (store / "jobs", *_below(store / "jobs")):
+        found += [path for path in entries(directory) if not _is_young(path)]
+    return [
+        Garbage("temporary", path.relative_to(store).as_posix(), disk_bytes(path))
+        for path in found
+        if _TEMPORARY.fullmatch(path.name)
+    ]
+
+
+def _is_young(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime < _YOUNG_SECONDS
+    except OSError:
+        return True  # it has just become what it was to be
 
 
 def stagings(

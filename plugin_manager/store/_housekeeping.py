@@ -22,7 +22,7 @@ from plugin_manager.store import _garbage, _residents, _space
 from plugin_manager.store._contents import Index, contents_of
 from plugin_manager.store._garbage import Garbage
 from plugin_manager.store._generations import Active, lineages, unbroken
-from plugin_manager.store._jobs import JobRecords, state_of
+from plugin_manager.store._jobs import JobRecords, is_over
 from plugin_manager.store._lease import claim
 from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan, distinct_bytes
 from plugin_manager.store._store import Store
@@ -147,7 +147,7 @@ class Housekeeping:
     def _other_bytes(self) -> tuple[int, int]:
         """What unfinished downloads take, and everything else but releases."""
         unfinished = _garbage.staged_bytes(self.directory, ())
-        names = ("manifests", "generations", "index", "trust")
+        names = ("manifests", "generations", "index", "jobs", "trust")
         return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
 
     @_looking
@@ -238,10 +238,18 @@ class Housekeeping:
         found, doomed = self._sort_out(residents, now, unfinished=unfinished)
         kept = {one.digest for one in residents if one not in doomed and one.digest}
         _garbage.remove_files(self.directory, [g for g in found if g.kind in _FILES])
+        found = [g for g in found if g.kind != "job" or self._forget(g, now, unfinished=unfinished)]
         gone = {self._name(one) for one in self.evict(doomed)}
         with contextlib.suppress(OSError):
             UsageLog(self.directory).shorten(kept)
-        return [one for one in found if one.kind in _FILES or one.name in gone]
+        return [one for one in found if one.kind in {*_FILES, "job"} or one.name in gone]
+
+    def _forget(self, garbage: Garbage, now: datetime, *, unfinished: bool) -> bool:
+        """Remove the record of a job, if it still is of no use: jobs change without our lock."""
+        return self._jobs.remove_if(
+            garbage.name.removeprefix("jobs/"),
+            lambda wish, standing: is_over(wish, standing, now, unfinished=unfinished),
+        )
 
     def _name(self, resident: Resident) -> str:
         return resident.directory.relative_to(self.directory).as_posix()
@@ -267,27 +275,16 @@ class Housekeeping:
 
     def _old_jobs(self, now: datetime, *, unfinished: bool) -> tuple[set[Digest], list[Garbage]]:
         """What jobs still want; and the records of those that are over, or were given up."""
-        wanted, found = set(), []
-        ended: list[tuple[datetime, Garbage]] = []
+        wanted: set[Digest] = set()
+        found = []
         for job in self._jobs.ids():
             wish, standing = self._jobs.wish(job), self._jobs.standing(job)
-            garbage = Garbage("job", f"jobs/{job}", _garbage.disk_bytes(self._jobs.directory / job))
-            if self._jobs.is_claimed(job):
+            over = is_over(wish, standing, now, unfinished=unfinished)
+            if self._jobs.is_claimed(job) or not over:
                 wanted |= set(standing.digests) if standing else set()
-            elif wish is None:
-                found.append(garbage)  # nobody can tell what it was
-            elif state_of(wish, standing, claimed=False).final:
-                ended.append((standing.updated if standing else wish.submitted, garbage))
-            elif wish.foreground and (unfinished or now - wish.submitted > _garbage.IDLE):
-                found.append(garbage)
-            else:
-                wanted |= set(standing.digests) if standing else set()
-        ended.sort(key=lambda one: one[0], reverse=True)
-        found += [
-            garbage
-            for index, (moment, garbage) in enumerate(ended)
-            if index >= _MOST_ENDED_JOBS or now - moment > _garbage.IDLE
-        ]
+            elif wish or not self._jobs.is_fresh(job):
+                size_bytes = _garbage.disk_bytes(self._jobs.directory / job)
+                found.append(Garbage("job", f"jobs/{job}", size_bytes))
         return wanted, found
 
     def _old_generations(self) -> list[Garbage]:
@@ -327,8 +324,7 @@ class Housekeeping:
         return found
 
 
-_FILES = {"generation", "manifest", "temporary", "download", "job"}
-_MOST_ENDED_JOBS = 100
+_FILES = {"generation", "manifest", "temporary", "download"}
 
 
 def _is_leased(resident: Resident, *, patient: bool = False) -> bool:

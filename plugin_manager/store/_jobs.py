@@ -5,8 +5,9 @@
     jobs/<id>/progress.json   how far it is; for others to see, and of no use after a crash
     jobs/queue.json           what holds for all of them: paused, and the limit
 
-No file has two kinds of writers, so that none needs a lock; each is replaced whole. Whoever works
-at a job has its directory locked, which the kernel ends with the process: then it is queued again.
+Each file is replaced whole. Whoever works at a job has its directory locked, which the kernel ends
+with the process: then it is queued again. Who changes a wish holds `changing` for that instant, so
+that nobody's is lost; nobody waits for who works.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -35,12 +37,25 @@ from plugin_manager.durable import (
 )
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.model import Digest, utc_text
-from plugin_manager.store._garbage import entries
+from plugin_manager.store._garbage import IDLE, entries
 from plugin_manager.store._lease import Lease, is_occupied, occupy
 
-__all__ = ["JobRecords", "JobState", "QueueWish", "Standing", "Want", "Wish", "job_id", "state_of"]
+__all__ = [
+    "JobRecords",
+    "JobState",
+    "QueueWish",
+    "Standing",
+    "Want",
+    "Wish",
+    "is_over",
+    "job_id",
+    "state_of",
+]
 
 LEAST_PRIORITY, MOST_PRIORITY = 10, 0
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 5.0, 0.005
+_FRESH_SECONDS = 600
+_HOUR = timedelta(hours=1)
 _MOST_BYTES = 1024 * 1024
 _FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
@@ -218,6 +233,25 @@ def state_of(wish: Wish, standing: Standing | None, *, claimed: bool) -> JobStat
     return JobState.QUEUED
 
 
+def is_over(
+    wish: Wish | None, standing: Standing | None, now: datetime, *, unfinished: bool
+) -> bool:
+    """Whether nobody needs the record of a job that is not claimed any more.
+
+    What became of a job can be looked up for a week, of a command for an hour; what a command left
+    for its next attempt stays for a week, or with `unfinished` no longer.
+    """
+    if wish is None:
+        return True
+    state = state_of(wish, standing, claimed=False)
+    if not state.final and not wish.foreground:
+        return False
+    if unfinished and wish.foreground:
+        return True
+    moment = max(wish.submitted, standing.updated) if standing else wish.submitted
+    return now - moment > (_HOUR if state.final and wish.foreground else IDLE)
+
+
 class JobRecords:
     """The jobs of the store in `directory`. Takes no lock of the store's."""
 
@@ -261,6 +295,21 @@ class JobRecords:
         paused = document.boolean("paused", default=False)
         limit = document.integer("bytes_per_second", -1, least=-1)
         return QueueWish(paused, None if limit < 0 else limit)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Be the only one who changes wishes, for as long as it takes to read one and write it."""
+        with disk_errors(self._store):
+            make_directories(self._store)
+            make_real_directories(self._store, self.directory)
+            until = time.monotonic() + _PATIENCE_SECONDS
+            while (mine := occupy(self.directory)) is None and time.monotonic() < until:
+                time.sleep(_PAUSE_SECONDS)
+        try:
+            yield  # also where somebody was stopped within it: a wish may then be lost, no more
+        finally:
+            if mine:
+                mine.close()
 
     def claim(self, job: str) -> Lease | None:
         """The right to work at `job`; None where another process has it, or it is gone."""
@@ -308,6 +357,30 @@ class JobRecords:
         with disk_errors(self._store), suppress(FileNotFoundError):
             remove_tree(self.directory / job)
 
+    def remove_if(self, job: str, over: Callable[[Wish | None, Standing | None], bool]) -> bool:
+        """Forget a job that is nobody's and, as it is now, `over`; whether that was done."""
+        with self.changing():
+            claim = self.claim(job)
+            if claim is None:
+                return False
+            with claim:
+                if not over(self.wish(job), self.standing(job)):
+                    return False
+                self.remove(job)
+        return True
+
+    def is_fresh(self, job: str) -> bool:
+        """Whether the directory of a job was made a moment ago, and has no wish yet."""
+        with suppress(OSError):
+            age = time.time() - (self.directory / job).lstat().st_mtime
+            return age < _FRESH_SECONDS and not os.path.lexists(self.directory / job / "wish.json")
+        return False
+
+    def forget_progress(self, job: str) -> None:
+        """What an earlier attempt told of its progress is of no use any more."""
+        with suppress(OSError):
+            (self.directory / job / "progress.json").unlink(missing_ok=True)
+
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
         path = self.directory / name
         with disk_errors(self._store):
@@ -316,7 +389,9 @@ class JobRecords:
             write_atomically(path, json.dumps(value, indent=1).encode())
 
     def _load(self, name: str) -> object:
-        with suppress(FileNotFoundError, NotADirectoryError, CorruptError, ValueError):
+        with suppress(
+            FileNotFoundError, NotADirectoryError, CorruptError, ValueError, RecursionError
+        ):
             with disk_errors(self._store):
                 try:
                     data = read_regular(self.directory / name, _MOST_BYTES, f"jobs/{name}")

@@ -7,6 +7,7 @@ of a fork share it: they use the same release.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -27,8 +28,9 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW",
 class Lease:
     """A lock on a directory, shared (`Lease.of`) or exclusive (`claim`), until `close`."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, exclusive: bool = False) -> None:
         self._descriptor = descriptor
+        self._owner = os.getpid() if exclusive else None
 
     @classmethod
     def of(cls, directory: Path) -> Lease:
@@ -61,6 +63,10 @@ class Lease:
     def close(self) -> None:
         """End the lease. Calling it again does nothing."""
         if self._descriptor >= 0:
+            # A child of a fork must not keep what its parent lets go of, nor let go of it.
+            if self._owner == os.getpid() and sys.platform != "win32":
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -88,7 +94,7 @@ def claim(directory: Path, *, patient: bool = False) -> Lease | None:
         except OSError:
             break
         else:
-            return Lease(descriptor)
+            return Lease(descriptor, exclusive=True)
     os.close(descriptor)
     return None
 
@@ -98,30 +104,41 @@ def occupy(directory: Path) -> Lease | None:
 
     Where the file system has no locks everybody gets it. Raises FileNotFoundError.
     """
-    descriptor = os.open(directory, _FLAGS)
-    if sys.platform != "win32":
+    for _ in range(_PATIENCE):
+        descriptor = os.open(directory, _FLAGS)
+        if sys.platform == "win32":
+            return Lease(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # others may only be looking, which takes an instant
             os.close(descriptor)
-            return None
+            time.sleep(_PAUSE_SECONDS)
+            continue
         except OSError:
             return Lease(descriptor)
-        if not _is_at(descriptor, directory):  # removed between the opening and the lock
-            os.close(descriptor)
-            return occupy(directory)
-    return Lease(descriptor)
+        if _is_at(descriptor, directory):
+            return Lease(descriptor, exclusive=True)
+        os.close(descriptor)  # removed between the opening and the lock
+    return None
 
 
 def is_occupied(directory: Path) -> bool:
     """Whether another has the exclusive right to work in `directory`."""
+    if sys.platform == "win32":
+        return False
     try:
-        occupied = occupy(directory)
+        descriptor = os.open(directory, _FLAGS)
     except OSError:
         return False  # it is not there
-    if occupied:
-        occupied.close()
-    return occupied is None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _is_at(descriptor: int, directory: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plugin_manager.durable import read_regular
-from plugin_manager.errors import CorruptError, LockedError
+from plugin_manager.errors import CancelledError, CorruptError, LockedError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -41,12 +41,17 @@ class WriterLock:
         return self._lock_of[1]
 
     @contextlib.contextmanager
-    def held(self, timeout_seconds: float, waiting: Callable[[str], None]) -> Iterator[None]:
+    def held(
+        self,
+        timeout_seconds: float,
+        waiting: Callable[[str], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[None]:
         """Hold the lock; raises LockedError after `timeout_seconds` (negative: never).
 
-        Calls `waiting(holder)` once if it has to wait.
+        Calls `waiting(holder)` once if it has to wait; CancelledError soon after `cancelled()`.
         """
-        self._acquire(timeout_seconds, waiting)
+        self._acquire(timeout_seconds, waiting, cancelled)
         try:
             self._say_who()
             yield
@@ -56,18 +61,26 @@ class WriterLock:
                     self._holder_path.unlink()
             self._lock.release()
 
-    def _acquire(self, timeout_seconds: float, waiting: Callable[[str], None]) -> None:
+    def _acquire(
+        self,
+        timeout_seconds: float,
+        waiting: Callable[[str], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
         from filelock import Timeout  # noqa: PLC0415
 
         first = min(_NOTICE_SECONDS, timeout_seconds) if timeout_seconds >= 0 else 1.0
         try:
             try:
-                self._lock.acquire(timeout=first)
+                self._lock.acquire(timeout=first, cancel_check=cancelled)
             except Timeout:
-                waiting(self._holder())
+                if not cancelled():
+                    waiting(self._holder())
                 rest = timeout_seconds - first if timeout_seconds >= 0 else -1
-                self._lock.acquire(timeout=rest)
+                self._lock.acquire(timeout=rest, cancel_check=cancelled)
         except (Timeout, RuntimeError) as error:  # RuntimeError: by this very thread
+            if cancelled():
+                raise CancelledError("it was stopped while it waited for the store") from error
             raise LockedError(
                 f"the store {self._directory} is locked by {self._holder()}",
                 remedy="Wait for it to finish, or allow a longer --lock-timeout.",

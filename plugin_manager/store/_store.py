@@ -92,15 +92,16 @@ class Store:
         *,
         timeout_seconds: float = -1,
         waiting: Callable[[str], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[None]:
         """Hold the writer's lock, which the kernel frees when this process dies.
 
         Calls `waiting(holder)` once if it has to wait; raises LockedError after `timeout_seconds`
-        (negative: never).
+        (negative: never), CancelledError where it is `cancelled()` meanwhile.
         """
         with disk_errors(self.directory):
             make_directories(self.directory)
-            with self._lock.held(timeout_seconds, waiting):
+            with self._lock.held(timeout_seconds, waiting, cancelled):
                 for name in ("releases", "manifests", "generations", "staging", "index"):
                     make_real_directories(self.directory, self.directory / name)
                 self._history.prepare()

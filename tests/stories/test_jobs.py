@@ -21,10 +21,16 @@ import pytest
 from attrs import evolve
 
 from plugin_manager import Job, JobState, PluginManager
-from plugin_manager.errors import CancelledError, NetworkError, NotFoundError, RefusedError
+from plugin_manager.errors import (
+    CancelledError,
+    InvalidInputError,
+    NetworkError,
+    NotFoundError,
+    RefusedError,
+)
 from plugin_manager.manager import Resumption
 from plugin_manager.settings import QueuePolicy, QuietHours
-from plugin_manager.store import JobRecords
+from plugin_manager.store import JobRecords, Want
 from plugin_manager.transfer import Policy, Transfer
 from tests.world import World
 
@@ -544,7 +550,7 @@ def test_an_interrupted_command_leaves_a_job_and_says_how_to_resume_it(model: Wo
     assert process.returncode == 0, said
     assert "acme/model 1.0" in out
     assert model.fetched() <= status.fetch_bytes
-    assert model.manager().jobs.all() == []  # what ended well needs no record
+    assert model.manager().jobs.get(job).state is JobState.COMPLETED
 
 
 def test_a_killed_command_leaves_a_job_that_nobody_takes_up_unasked(model: World) -> None:
@@ -591,6 +597,211 @@ def test_the_commands_for_jobs(several: World) -> None:
     assert manager.jobs.get(job.id).state is JobState.CANCELLED
     assert run(several, "watch", job.id) == (0, "install acme/p0: cancelled\n")
     assert run(several, "pause", "00000000")[0] == 4
+
+
+# --- at odd moments ------------------------------------------------------------------------------
+
+
+def test_who_waits_for_another_s_command_learns_of_its_end(model: World) -> None:
+    with pluginctl(model, "--max-rate", "4MB", "install", "acme/model") as process:
+        wait_for_staged(model)
+        manager = model.manager()
+        [job] = manager.jobs.active()
+        assert until(manager, job.id, lambda event: event.progress).progress.total_bytes > len(BIG)
+        assert manager.jobs.wait(job.id, 60).state is JobState.COMPLETED
+        process.communicate(timeout=30)
+
+
+def test_a_record_that_is_removed_ends_the_waiting(model: World) -> None:
+    manager = model.manager()
+    job = manager.jobs.submit("acme/model")
+    watching = manager.jobs.watch(job.id)
+    next(watching)
+    JobRecords(manager.settings.store).remove(job.id)
+    assert list(watching) == []
+    with pytest.raises(NotFoundError):
+        manager.jobs.wait(job.id)
+
+
+def test_a_child_of_a_fork_keeps_nothing_locked(model: World) -> None:
+    manager, job = half_fetched(model)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        manager.jobs.limit(None, job.id)
+        manager.jobs.wait(job.id, 30)
+        assert model.manager().load("acme/model").read("model.bin") == BIG
+        manager.jobs.start("acme/model")
+        assert manager.jobs.wait(job.id, 30).state is JobState.COMPLETED
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_going_on_offline_keeps_what_could_be_resumed(model: World) -> None:
+    manager, job = paused(model)
+    settings = evolve(manager.settings, repository="http://127.0.0.1:9/")
+    offline = PluginManager(settings, transfer=Transfer(Policy(attempts=1)))
+    with pytest.raises(NetworkError):
+        offline.install("acme/model")
+    [status] = manager.jobs.resume_status(job.id)
+    assert status.kept_bytes > 0
+
+
+def test_a_command_that_breaks_off_leaves_a_queued_job_queued(model: World) -> None:
+    manager = model.manager()
+    job = manager.jobs.submit("acme/model", priority=1)
+    settings = evolve(manager.settings, repository="http://127.0.0.1:9/")
+    with pytest.raises(NetworkError):
+        PluginManager(settings, transfer=Transfer(Policy(attempts=1))).install("acme/model")
+    after = manager.jobs.get(job.id)
+    assert (after.state, after.priority) == (JobState.QUEUED, 1)
+
+
+def test_a_job_that_a_command_is_doing_already_is_done_once(model: World) -> None:
+    with pluginctl(model, "--max-rate", "4MB", "install", "acme/model") as process:
+        wait_for_staged(model)
+        manager = model.manager()
+        job = manager.jobs.start("acme/model")
+        assert manager.jobs.wait(job.id, 60).state is JobState.COMPLETED
+        process.communicate(timeout=30)
+    assert [record.number for record in manager.history()] == [1]
+
+
+def test_what_is_completed_cannot_be_cancelled(model: World) -> None:
+    manager = model.manager()
+    job = manager.jobs.start("acme/model")
+    manager.jobs.wait(job.id)
+    manager.jobs.cancel(job.id)
+    assert manager.jobs.wait(job.id).state is JobState.COMPLETED
+
+
+def test_a_manager_goes_on_after_one_of_its_commands_was_stopped(model: World) -> None:
+    settings = evolve(model.manager().settings, max_bytes_per_second=2_000_000)
+    manager, errors = PluginManager(settings, now=model.clock), []
+
+    def install() -> None:
+        try:
+            manager.install("acme/model")
+        except CancelledError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=install)
+    thread.start()
+    wait_for_staged(model)
+    [job] = model.manager().jobs.active()
+    model.manager().jobs.pause(job.id)
+    thread.join(30)
+    assert [error.message for error in errors] == ["it was stopped"]
+    manager.update("acme/model")
+    manager._remote.transfer.limit.bytes_per_second = None
+    manager.install("acme/model")
+
+
+def test_a_job_that_waits_for_the_store_can_be_cancelled(model: World) -> None:
+    manager = model.manager()
+    manager.jobs.submit("acme/model")
+    with manager._store.writing():
+        other = model.manager()
+        other.jobs.work()
+        [job] = other.jobs.all()
+        until(other, job.id, lambda event: "waits" in event.why)
+        other.jobs.cancel(job.id)
+        assert other.jobs.get(job.id).state is JobState.CANCELLED
+        other.jobs.close()
+
+
+def test_what_a_host_says_of_the_connection_may_fail(several: World) -> None:
+    def broken() -> bool:
+        raise OSError("no bus")
+
+    settings = with_policy(several.manager(), metered="pause").settings
+    manager = PluginManager(settings, now=several.clock, metered=broken)
+    job = manager.jobs.start("acme/p0")
+    assert manager.jobs.wait(job.id, 60).state is JobState.COMPLETED
+    manager.close()
+
+
+def test_starting_again_while_it_is_being_cancelled_starts_it(model: World) -> None:
+    manager, job = half_fetched(model)
+    records = JobRecords(manager.settings.store)
+    wish = records.wish(job.id)
+    assert wish
+    records.keep_wish(evolve(wish, want=Want.CANCEL))
+    manager.jobs.start("acme/model")
+    assert manager.jobs.wait(job.id, 60).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"priority": 11}, {"priority": 2.5}, {"group": "x" * 201}, {"group": "a\nb"},
+        {"bytes_per_second": 0}, {"bytes_per_second": -1}, {"bytes_per_second": 1.5},
+        {"deadline_seconds": float("nan")}, {"deadline_seconds": 1e12}, {"action": "remove"},
+    ],
+)  # fmt: skip
+def test_wishes_that_make_no_sense_are_refused(world: World, wishes: dict[str, object]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        world.manager().jobs.submit("acme/model", **wishes)  # type: ignore[arg-type]
+    assert caught.value.remedy
+    assert world.manager().jobs.all() == []
+
+
+def test_what_it_failed_with_is_the_same_whoever_asks(model: World) -> None:
+    manager = model.manager()
+    job = manager.jobs.start("acme/nothing")
+    for one in (manager, manager, model.manager()):
+        with pytest.raises(NotFoundError):
+            one.jobs.wait(job.id, 60)
+
+
+def test_progress_of_an_earlier_attempt_is_not_shown(model: World) -> None:
+    manager = model.manager()
+    job = manager.jobs.start("acme/model")
+    manager.jobs.wait(job.id)
+    assert manager.jobs.submit("acme/model").progress is None
+
+
+def test_wishes_of_several_processes_do_not_undo_one_another(model: World) -> None:
+    job = model.manager().jobs.submit("acme/model")
+
+    def prioritise() -> None:
+        other = model.manager()
+        for index in range(60):
+            other.jobs.prioritise(job.id, index % 10)
+
+    threads = [threading.Thread(target=prioritise) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    mine = model.manager()
+    for _ in range(30):
+        mine.jobs.pause(job.id)
+        assert mine.jobs.get(job.id).state is JobState.PAUSED
+        mine.jobs.resume(job.id)
+    mine.jobs.pause(job.id)
+    for thread in threads:
+        thread.join()
+    assert mine.jobs.get(job.id).state is JobState.PAUSED
+
+
+def test_jobs_are_not_lost_to_those_who_clean_up(model: World) -> None:
+    over = threading.Event()
+
+    def clean() -> None:
+        while not over.is_set():
+            model.manager().cleanup()
+
+    thread = threading.Thread(target=clean)
+    thread.start()
+    try:
+        manager = model.manager()
+        jobs = [manager.jobs.submit(f"acme/p{index}") for index in range(60)]
+    finally:
+        over.set()
+        thread.join()
+    assert {job.id for job in manager.jobs.all()} == {job.id for job in jobs}
 
 
 # --- on asyncio ------------------------------------------------------------------------------
@@ -650,7 +861,9 @@ def test_a_task_that_stops_watching_leaves_no_thread(several: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["wish.json", "standing.json", "progress.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 9}', b"\xff", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": 9}', b"\xff", b"[" * 100_000, None]
+)
 def test_damaged_records_harm_nobody_else(
     several: World, name: str, content: bytes | None, tmp_path: Path
 ) -> None:
