@@ -76,8 +76,13 @@ def on_record(
                 else:
                     records.remove(wish.id)
             raise
-        ended = evolve(recorded.standing, state=JobState.COMPLETED, updated=now())
-        records.keep_standing(wish.id, ended)
+        with records.changing():
+            wanted = records.wish(wish.id)
+            if wanted is None or wanted.foreground:
+                records.remove(wish.id)  # the store's history tells of it
+            else:  # somebody else wanted it too, and waits for it
+                ended = evolve(recorded.standing, state=JobState.COMPLETED, updated=now())
+                records.keep_standing(wish.id, ended)
 
 
 @contextmanager

@@ -21,7 +21,14 @@ from attrs import evolve
 from plugin_manager.errors import CancelledError, InvalidInputError, NotFoundError, RefusedError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._foreground import on_record
-from plugin_manager.manager._job import Follower, Hooks, Job, ResumeStatus, requests_text
+from plugin_manager.manager._job import (
+    Follower,
+    Hooks,
+    Job,
+    ResumeStatus,
+    Resumption,
+    requests_text,
+)
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._worker import LOOK_SECONDS, Inbox, Worker
 from plugin_manager.model import Digest, PluginName, PluginRequirement
@@ -263,8 +270,8 @@ class Jobs:
         """The job when it is over; raises what it failed with, CancelledError, or TimeoutError."""
         events = deque(self.watch(job, timeout_seconds=timeout_seconds), maxlen=1)
         last = events.pop() if events else self.get(job)
-        if last.state.final is False and timeout_seconds is None:
-            self.get(job)  # raises: its record is gone
+        if not last.state.final:
+            self.get(job)  # raises where its record is gone
         if not last.state.final:
             raise TimeoutError(f"{last} is not over after {timeout_seconds:g} s")
         return outcome(last)
@@ -284,16 +291,21 @@ class Jobs:
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._worker.telling(wanted) as inbox:
             told: dict[str, tuple[Job, float]] = {}
+            digests: dict[str, tuple[Digest, ...]] = {}
             waiting = dict.fromkeys(wanted)
             while waiting:
                 events = inbox.take(LOOK_SECONDS if told else 0)
                 for one in list(waiting):
                     try:
                         found = self._found_on_looking(one, inbox, {event.id for event in events})
-                    except NotFoundError:  # somebody removed its record
-                        waiting.pop(one)
+                    except NotFoundError:  # a command that ended well, or somebody removed it
+                        events += self._vanished(told.get(one), digests.get(one, ()))
+                        if one not in {event.id for event in events}:
+                            waiting.pop(one)
                     else:
                         events += found
+                        if (standing := self._records.standing(one)) and standing.digests:
+                            digests[one] = standing.digests
                 for event in events:
                     if event.id in waiting and _worth_telling(event, told.get(event.id)):
                         told[event.id] = event, time.monotonic()
@@ -302,6 +314,13 @@ class Jobs:
                             waiting.pop(event.id, None)
                 if (over and over.is_set()) or (until and time.monotonic() >= until):
                     return
+
+    def _vanished(self, told: tuple[Job, float] | None, digests: Sequence[Digest]) -> list[Job]:
+        """The last event of a job whose record is gone, where what it fetched is there."""
+        there = [self._resume_status(one).resumption is Resumption.COMPLETE for one in digests]
+        if told and there and all(there):
+            return [evolve(told[0], state=JobState.COMPLETED, why="")]
+        return []
 
     def _found_on_looking(self, job: str, inbox: Inbox, told_of: Container[str]) -> list[Job]:
         """How a job stands that another process works at, or nobody."""
