@@ -262,7 +262,7 @@ class Delivery:
                 continue
             if file.resume_at > now:
                 pauses.append(file.resume_at - now)
-            elif url := self._hosts.take(file.addresses.left, self):
+            elif url := self._hosts.take(file.addresses.ready, self):
                 return self._cut(file, url, client), 0.0
             else:
                 pauses.append(_TURN_SECONDS)
@@ -294,7 +294,7 @@ class Delivery:
                 best, most = piece, before
         if best is None:
             return None
-        url = self._hosts.take(best.file.addresses.left, self)
+        url = self._hosts.take(best.file.addresses.ready, self)
         if url is None:
             return None
         middle = best.next + 1 + (best.end - best.next - 1) // 2

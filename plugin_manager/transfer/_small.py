@@ -39,7 +39,7 @@ class SmallFile:
 
         Raises NetworkError where that is idle, or InvalidInputError.
         """
-        url = self.hosts.best(self.addresses.left)
+        url = self.hosts.best(self.addresses.ready)
         try:
             with client.get(url, accept=_WHOLE) as answer:
                 self.content = _read_all(answer, url, self.most_bytes)
