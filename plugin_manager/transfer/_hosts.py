@@ -24,6 +24,7 @@ _FAILURE, _LIE = 1, 10
 _DEMERITS_HALVE_SECONDS = 60
 _MOST_HALVINGS = 64  # nothing is left by then; the powers of very large numbers are errors
 _RATES_HOLD_SECONDS = 300
+_RELIEF_SECONDS = 30  # after which a host that was asked too much is asked twice as much again
 # Others' claims to a host are renewed at each look; a delivery that looks no more has none.
 _CLAIM_SECONDS = 1.0
 # How long a connection may be kept while another delivery has none.
@@ -44,6 +45,15 @@ class _Host:
     news_at: float | None = None  # when it was last tried, or brought something
     busy: Counter[object] = field(factory=Counter)  # connections, by whose they are
     claims: dict[object, _Claim] = field(factory=dict)  # of those who wait for a connection
+    bearable: int = 0  # connections, at the moment when they were too many; 0: never
+    crowded_at: float = 0.0
+
+    def most(self, connections: int, now: float) -> int:
+        """How many of so many `connections` it is believed to bear now."""
+        if not self.bearable:
+            return connections
+        doublings = min((now - self.crowded_at) / _RELIEF_SECONDS, _MOST_HALVINGS)
+        return min(connections, int(self.bearable * math.pow(2, doublings)))
 
     def guilt(self, now: float) -> int:
         """Its demerits, of which time forgives: whole ones, so that equals stay equal."""
@@ -107,7 +117,7 @@ class Hosts:
             return url
 
     def _admits(self, host: _Host, owner: object, now: float) -> bool:
-        if host.busy.total() >= self._most_connections:
+        if host.busy.total() >= host.most(self._most_connections, now):
             return False
         claim = host.claims.get(owner)
         mine = host.busy[owner], claim.since if claim else now
@@ -129,7 +139,7 @@ class Hosts:
         with self._lock:
             now = self.clock()
             mine = host.busy[owner]
-            return host.busy.total() >= self._most_connections and any(
+            return host.busy.total() >= host.most(self._most_connections, now) and any(
                 theirs + 1 < mine or (theirs == 0 and now - since >= _TURN_SECONDS)
                 for theirs, _ in host.others(owner, now)
             )
@@ -148,6 +158,18 @@ class Hosts:
                 host, rate = self._of(url), count / seconds
                 before = host.bytes_per_second or rate
                 host.bytes_per_second, host.news_at = (before + rate) / 2, self.clock()
+
+    def best_bytes_per_second(self, urls: Sequence[str]) -> float:
+        """How fast the fastest of these was over one connection; 0 where that is not known."""
+        with self._lock:
+            return max((self._of(url).bytes_per_second for url in urls), default=0.0)
+
+    def crowd(self, url: str, since: float) -> None:
+        """A request that was made at `since` was one too many for the host."""
+        with self._lock:
+            host, now = self._of(url), self.clock()
+            if not host.bearable or since >= host.crowded_at:  # or it tells the same once more
+                host.bearable, host.crowded_at = max(1, (host.busy.total() + 1) // 2), now
 
     def fail(self, url: str) -> None:
         """A request to `url` failed."""
@@ -192,6 +214,23 @@ class Addresses:
         at = {url: max(self._not_before.get(_name(url), now), now) for url in self.left}
         earliest = min(at.values())
         return tuple(url for url in self.left if at[url] == earliest)
+
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """Those of the `ready` whose hosts did not just fail; all where all did."""
+        ready = self.ready
+        return tuple(url for url in ready if _name(url) not in self._failing) or ready
+
+    def elsewhere(self, url: str) -> tuple[str, ...]:
+        """Those that stand at other hosts than `url`."""
+        failing = self._failing | {_name(url)}
+        return tuple(one for one in self.ready if _name(one) not in failing)
+
+    def rule_out(self, url: str) -> bool:
+        """Ask `url` for this file no more; False where it is the last."""
+        left = tuple(one for one in self.left if one != url)
+        self.left = left or self.left
+        return bool(left)
 
     def failed(
         self, url: str, error: NetworkError, *, asked_at: int, progressed: bool = False
