@@ -176,4 +176,5 @@ def _read_all(answer: Answer, url: str, most_bytes: int) -> bytes:
         f"{shown(url)}: the server sends more than {most_bytes} bytes",
         remedy="Try another network or mirror, and tell the repository's owner.",
         url=shown(url),
+        most_bytes=most_bytes,
     )
