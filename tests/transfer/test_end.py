@@ -167,16 +167,17 @@ def test_where_nobody_else_is_left_one_without_ranges_is_read(other: Behaviour) 
     collector.check_once()
 
 
+@pytest.mark.parametrize("connections", [1, 16])
 @pytest.mark.parametrize("liars", [1, 4, 6])
-def test_liars_do_not_outvote_who_is_honest(liars: int) -> None:
+def test_liars_do_not_outvote_who_is_honest(liars: int, connections: int) -> None:
     with ExitStack() as stack:
         lying = [stack.enter_context(Server(honest(FLIPPED))) for _ in range(liars)]
         good = stack.enter_context(Server(honest(CONTENT)))
-        collector = deliver(Policy(), *lying, good)
+        collector = deliver(Policy(connections=connections), *lying, good)
         assert all(len(liar.requests) <= 8 for liar in lying)
         collector.check_once()
         with pytest.raises(UntrustedError):
-            deliver(Policy(pause_seconds=0.001), *lying)
+            deliver(Policy(pause_seconds=0.001, connections=connections), *lying)
 
 
 def test_a_lie_in_one_place_rules_out_who_tells_it_for_that_file_only() -> None:
