@@ -2,7 +2,8 @@
 
 A *piece* is a stretch of one file that one request asks for. Pieces are cut from what is left when
 a connection becomes free, smaller towards the end; and a connection that has nothing to do takes
-the rear half of what the slowest still has before it. So no slow connection decides the end.
+the rear half of what the slowest still has before it, and in the end asks once more for what the
+slowest is at. So no slow connection decides the end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from plugin_manager.transfer._ranges import Span, parse_content_range, stretch_e
 __all__ = ["Delivery", "Download", "worthwhile_connections"]
 
 MOST_REFETCHES = 3
+_MOST_LIES = 16  # of one address about one file, while there are others
 
 _WHOLE_OR_PART = frozenset({200, 206})
 _TOO_MANY = frozenset({429, 503})
@@ -38,6 +40,9 @@ _FAR_CONNECTIONS = 8
 _TRIAL_SECONDS = 0.5  # how long a number of connections is tried before the next
 _WORTHWHILE_GAIN = 1.1
 _IDLE_SECONDS = 0.25
+_SLOW_SECONDS = 2.0  # how much longer than by the best what is left may take
+_RATE_SECONDS = 1.0  # over which a piece's rate is measured
+_MOST_REPEATS = 3  # of one piece
 _TURN_SECONDS = 0.05  # between looks whether a connection to a busy host is to be had
 _ENDING_SECONDS = 0.5
 
@@ -83,9 +88,10 @@ class _File:
     left: int  # spans not delivered
     resume_at: float = 0.0
     progressed: bool = False
-    whole: bool = False  # this server knows no ranges
+    rangeless: set[str] = field(factory=set)  # addresses that answer with the whole file
     busy: int = 0  # pieces under way
-    refetches: Counter[int] = field(factory=Counter)
+    refetches: Counter[tuple[int, str]] = field(factory=Counter)  # of a place from an address
+    lies: Counter[str] = field(factory=Counter)
     claimed: set[int] = field(factory=set)
     counted: dict[int, int] = field(factory=dict)  # bytes told of that are not delivered yet
 
@@ -105,6 +111,11 @@ class _File:
     def todo_bytes(self) -> int:
         return sum(self.bytes_of(*stretch) for stretch in self.todo)
 
+    def candidates(self) -> tuple[str, ...]:
+        """The addresses to ask next: one that knows no ranges only where there is no other."""
+        standing = self.addresses.standing
+        return tuple(url for url in standing if url not in self.rangeless) or standing
+
     def bytes_of(self, first: int, end: int) -> int:
         return self.sums[end] - self.sums[first]
 
@@ -120,7 +131,40 @@ class _Piece:
     asked_at: int  # how many failures there had been
     client: Client
     begun: float
+    original: _Piece | None = None  # which this one repeats
+    repeats: int = 0  # how often this one was repeated
+    whole: bool = False  # the answer is the whole file
+    interrupted: bool = False  # as others had brought all of it
+    excused: bool = False  # its failure was counted already
     brought_bytes: int = 0
+    arrived_at: float = field(init=False)  # when something last came
+    rate: float | None = field(default=None, init=False)  # of the last window; None: not known yet
+    window_since: float = field(init=False)
+    window_bytes: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.arrived_at = self.window_since = self.begun
+
+    def arrived(self, count: int, now: float) -> None:
+        """`count` bytes of it came."""
+        self.arrived_at = now
+        self.window_bytes += count
+        if now - self.window_since >= _RATE_SECONDS:
+            self.rate = self.window_bytes / (now - self.window_since)
+            self.window_since, self.window_bytes = now, 0
+
+    def bytes_per_second(self, now: float) -> float | None:
+        """How fast it comes now; None where that cannot be said."""
+        elapsed = now - self.window_since
+        return self.window_bytes / elapsed if elapsed >= _RATE_SECONDS else self.rate
+
+    def rest_seconds(self, now: float) -> float:
+        """For how long it will take; what is silent will be silent for as long again."""
+        rate = self.bytes_per_second(now)
+        if rate is None:
+            return 0.0
+        rest = self.file.bytes_of(self.next, self.end) / rate if rate else 0.0
+        return max(now - self.arrived_at, rest)
 
 
 class Delivery:
@@ -175,8 +219,11 @@ class Delivery:
         try:
             with self._changed:
                 if not self._is_complete():
-                    self._start()
-                self._changed.wait_for(lambda: self._stopped or self._is_complete())
+                    self._start(0)
+                while not self._changed.wait_for(
+                    lambda: self._stopped or self._is_complete(), _ENDING_SECONDS
+                ):
+                    self._help()
                 self._changed.wait_for(lambda: self._stopped or not self._pieces, _ENDING_SECONDS)
         except BaseException as error:  # KeyboardInterrupt
             self._stop(error)
@@ -207,10 +254,19 @@ class Delivery:
                 piece.client.interrupt()
             self._changed.notify_all()
 
-    def _start(self) -> None:
-        number = len(self._threads)
+    def _help(self) -> None:
+        """Start a thread where one is slow and nobody is idle to repeat what it is at."""
+        alive = sum(thread.is_alive() for thread in self._threads)
+        busy = len(self._pieces) >= alive and alive < self._policy.connections
+        if busy and self._slowest(self._clock()):
+            self._start(0)
+
+    def _start(self, number: int) -> None:
         thread = threading.Thread(
-            target=self._work, args=(number,), name=f"transfer-{number}", daemon=True
+            target=self._work,
+            args=(number,),
+            name=f"transfer-{len(self._threads)}",
+            daemon=True,
         )
         self._threads.append(thread)
         thread.start()
@@ -222,7 +278,7 @@ class Delivery:
         client = self._acquire()
         client.limits = self._limits
         client.pace.deadline = self._deadline
-        client.pace.stopped = lambda: self._stopped
+        client.pace.stopped = lambda: self._stopped or client.is_interrupted
         try:
             buffer = memoryview(bytearray(self._longest))
             while piece := self._next(number, client):
@@ -255,18 +311,23 @@ class Delivery:
         """The next piece; or how many seconds to wait before looking again."""
         now = self._clock()
         pauses: list[float] = []
-        for file in self._files:
+        # Those with the fewest connections first, so that all go on; the first of them first.
+        for file in sorted(self._files, key=lambda one: one.busy):
             while file.todo and file.todo[0][0] in file.claimed:
                 file.skip_claimed()
-            if not file.todo or (file.whole and file.busy):
+            if not file.todo:
                 continue
+            urls = file.candidates()
             if file.resume_at > now:
                 pauses.append(file.resume_at - now)
-            elif url := self._hosts.take(file.addresses.left, self):
+            elif file.busy and file.rangeless.issuperset(urls):
+                continue  # whoever reads the whole file takes all
+            elif url := self._hosts.take(urls, self):
                 return self._cut(file, url, client), 0.0
             else:
                 pauses.append(_TURN_SECONDS)
-        return self._share(client, now), min(pauses, default=_IDLE_SECONDS)
+        piece = self._share(client, now) or self._repeat(client, now)
+        return piece, min(pauses, default=_IDLE_SECONDS)
 
     def _cut(self, file: _File, url: str, client: Client) -> _Piece:
         """A piece from the beginning of what `file` lacks."""
@@ -287,19 +348,71 @@ class Delivery:
         """Half of what the one with the most before it has; None where that is not worth it."""
         best, most = None, _LEAST_PIECE_BYTES
         for piece in self._pieces:
-            if piece.end - piece.next < 2 or piece.file.whole or piece.file.resume_at > now:
+            if piece.end - piece.next < 2 or piece.file.resume_at > now:
+                continue
+            if piece.file.rangeless.issuperset(piece.file.candidates()):
+                continue
+            if piece.original or self._is_repeated(piece):
                 continue
             before = piece.file.bytes_of(piece.next + 1, piece.end)
             if before > most:
                 best, most = piece, before
         if best is None:
             return None
-        url = self._hosts.take(best.file.addresses.left, self)
+        url = self._hosts.take(best.file.candidates(), self)
         if url is None:
             return None
         middle = best.next + 1 + (best.end - best.next - 1) // 2
         end, best.end = best.end, middle
         return self._piece(best.file, url, middle, end, client)
+
+    def _is_repeated(self, piece: _Piece) -> bool:
+        return any(one.original is piece for one in self._pieces)
+
+    def _slowest(self, now: float) -> tuple[_Piece, tuple[str, ...]] | None:
+        """What will be over last by far, and whom to ask for it once more."""
+        found, most = None, _SLOW_SECONDS
+        for piece in self._pieces:
+            file = piece.file
+            if piece.original or piece.repeats >= _MOST_REPEATS or self._is_repeated(piece):
+                continue
+            if piece.next >= piece.end or file.resume_at > now:
+                continue
+            rest = piece.rest_seconds(now)
+            if rest <= most:
+                continue
+            urls = file.addresses.elsewhere(piece.url)
+            urls = tuple(url for url in urls if url not in file.rangeless) or urls
+            best = self._best_bytes_per_second(file, now)
+            if not urls and best and piece.url not in file.rangeless:
+                urls = (piece.url,)
+            if best:
+                rest -= file.bytes_of(piece.next, piece.end) / best
+            if urls and rest > most:
+                found, most = (piece, urls), rest
+        return found
+
+    def _best_bytes_per_second(self, file: _File, now: float) -> float:
+        """How fast one more connection may be; 0 where that is not known."""
+        best = self._hosts.best_bytes_per_second(file.addresses.left)
+        limits = [one.bytes_per_second for one in self._limits]
+        given = [limit for limit in limits if limit is not None]
+        if given:
+            used = sum(piece.bytes_per_second(now) or 0.0 for piece in self._pieces)
+            best = max(min(best or min(given), min(given) - used), 1.0)
+        return best
+
+    def _repeat(self, client: Client, now: float) -> _Piece | None:
+        """All that the slowest has before it, once more."""
+        if (slowest := self._slowest(now)) is None:
+            return None
+        original, urls = slowest
+        if (url := self._hosts.take(urls, self)) is None:
+            return None
+        original.repeats += 1
+        piece = self._piece(original.file, url, original.next, original.end, client)
+        piece.original = original
+        return piece
 
     # --- how many connections --------------------------------------------------------------------
 
@@ -318,7 +431,7 @@ class Delivery:
         if connections > _NEAR_CONNECTIONS:
             more = max(more, sum(len(file.todo) for file in self._files))
         while len(self._threads) < min(connections, 1 + more):
-            self._start()
+            self._start(len(self._threads))
 
     def _try_more(self, now: float) -> None:
         """One trial with this many connections is over: see whether more help."""
@@ -340,7 +453,7 @@ class Delivery:
         file, spans = piece.file, piece.file.spans
         start, stop = spans[piece.next].start, spans[piece.end - 1].stop
         headers = {"Range": f"bytes={start}-{stop - 1}"}
-        if file.refetches[piece.next]:
+        if file.refetches[piece.next, piece.url]:
             # The damage may sit in a cache on the way: ask past it.
             headers["Cache-Control"] = "no-cache"
         error: NetworkError | None = None
@@ -348,6 +461,8 @@ class Delivery:
             with client.get(piece.url, accept=_WHOLE_OR_PART, headers=headers) as answer:
                 self._answered(client)
                 if answer.status == 206:
+                    with self._changed:
+                        file.rangeless.discard(piece.url)
                     _check_part(answer, piece.url, start, stop, file.download.length)
                     self._receive(answer, piece, start, buffer)
                 elif self._have_it_whole(piece):
@@ -363,18 +478,23 @@ class Delivery:
         self._finished(piece, error)
 
     def _have_it_whole(self, piece: _Piece) -> bool:
-        """Whether `piece` may read an answer that is the whole file: only one at a time may.
+        """Whether `piece` may read an answer that is the whole file.
 
-        It then takes from it all that is still wanted, or each range would cost the file anew.
+        Only where nobody knows ranges, and only one at a time: it then takes from it all that is
+        still wanted, or each range would cost the file anew.
         """
         file = piece.file
         with self._changed:
-            if any(one.file is file and one is not piece and file.whole for one in self._pieces):
-                return False
-            file.whole = True
-            piece.next = min([piece.next, *(first for first, _ in file.todo)])
-            piece.end = max([piece.end, *(end for _, end in file.todo)])
-            file.todo.clear()
+            file.rangeless.add(piece.url)
+            if piece.original is None:
+                if not file.rangeless.issuperset(file.addresses.standing):
+                    return False
+                if any(one.file is file and one is not piece and one.whole for one in self._pieces):
+                    return False
+                piece.next = min([piece.next, *(first for first, _ in file.todo)])
+                piece.end = max([piece.end, *(end for _, end in file.todo)])
+                file.todo.clear()
+            piece.whole = True
             return True
 
     def _receive(self, answer: Answer, piece: _Piece, position: int, buffer: memoryview) -> None:
@@ -396,18 +516,20 @@ class Delivery:
             def count(more: int, place: int = place) -> None:
                 nonlocal arrived
                 arrived += more
-                self._count(file, place, arrived, more)
+                self._count(piece, place, arrived, more)
 
             answer.fill(data, count)
             position = span.stop
             self._deliver(piece, place, data)
             # Who reads a whole file would have to begin it anew.
-            if not file.whole and self._hosts.is_awaited(piece.url, self, piece.begun):
+            if not piece.whole and self._hosts.is_awaited(piece.url, self, piece.begun):
                 return
 
-    def _count(self, file: _File, place: int, arrived: int, more: int) -> None:
+    def _count(self, piece: _Piece, place: int, arrived: int, more: int) -> None:
+        file = piece.file
         with self._changed:
             now = self._clock()
+            piece.arrived(more, now)
             self._trial_bytes += more
             if self._growing and self._wanted > 1 and now - self._trial_since > _TRIAL_SECONDS:
                 self._try_more(now)
@@ -434,9 +556,14 @@ class Delivery:
                 piece.brought_bytes += len(data)
                 complete = not any(file.left for file in self._files)
                 for other in self._pieces:
-                    # Whoever reads this very span has nothing left to read.
-                    same = other.file is file and other.next == place
-                    if other is not piece and (same or complete):
+                    # Whoever reads this very span may have nothing left to read.
+                    done = (
+                        other.file is file
+                        and other.next <= place < other.end
+                        and file.claimed.issuperset(range(other.next, other.end))
+                    )
+                    if other is not piece and (done or complete):
+                        other.interrupted = True
                         other.client.interrupt()
                 if not file.left:
                     self._changed.notify_all()
@@ -454,10 +581,16 @@ class Delivery:
         where = f"bytes {span.start} to {span.stop - 1} of {shown(piece.url)}"
         with self._changed:
             file.claimed.discard(place)
-            file.refetches[place] += 1
-            refetches = file.refetches[place]
+            file.refetches[place, piece.url] += 1
+            file.lies[piece.url] += 1
             self._hosts.distrust(piece.url)
-        if refetches > MOST_REFETCHES:
+            several = len(file.addresses.left) > 1
+            ruled_out = file.refetches[place, piece.url] > MOST_REFETCHES
+            if several and (ruled_out or file.lies[piece.url] >= _MOST_LIES):
+                file.addresses.rule_out(piece.url)
+            # Each of several may lie only so often; that is bound enough.
+            piece.excused = several
+        if ruled_out and not several:
             raise UntrustedError(
                 f"{where}: the server sends bytes that were not signed",
                 remedy="Try another mirror or network, and tell the repository's owner.",
@@ -479,8 +612,15 @@ class Delivery:
             self._changed.notify_all()
             if error is None or self._stopped or piece.next >= piece.end:
                 return
+            if piece.interrupted or piece.excused:
+                return
             if error.status in _TOO_MANY:
-                self._wanted, self._growing = max(1, self._wanted // 2), False
+                self._hosts.crowd(piece.url, piece.begun)
+            if piece.original in self._pieces and isinstance(error, TryAgainError):
+                # How often one is repeated is bounded; the failure is not the delivery's while the
+                # original goes on.
+                self._hosts.fail(piece.url)
+                return
             before = file.addresses.failures
             seconds = file.addresses.failed(
                 piece.url, error, asked_at=piece.asked_at, progressed=file.progressed
@@ -494,10 +634,15 @@ class Delivery:
     def _give_back(self, piece: _Piece) -> None:
         """Put the spans that `piece` did not bring where others find them."""
         file, todo = piece.file, list(piece.file.todo)
+        others = [one for one in self._pieces if one.file is file]
         first = None
         stretches = []
         for place in range(piece.next, piece.end + 1):
-            lacking = place < piece.end and place not in file.claimed
+            lacking = (
+                place < piece.end
+                and place not in file.claimed
+                and not any(one.next <= place < one.end for one in others)
+            )
             if lacking and first is None:
                 first = place
             elif not lacking and first is not None:

@@ -223,6 +223,11 @@ class Client:
         self._interrupted = True
         self.pace.interrupt()
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether somebody called `interrupt` since the last `recover`."""
+        return self._interrupted
+
     def recover(self) -> None:
         """Be of use again after an `interrupt`, which no request may have met any more."""
         if self._interrupted:

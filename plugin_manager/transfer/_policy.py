@@ -14,6 +14,7 @@ from plugin_manager.errors import InvalidInputError, NetworkError
 
 __all__ = ["Attempts", "Deadline", "Policy", "TryAgainError", "origin"]
 
+_MOST_DOUBLINGS = 64  # of a pause that has been capped long before
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 2.1
 
 
@@ -129,7 +130,7 @@ class Attempts:
     def failed(
         self, error: TryAgainError, *, progressed: bool = False, addresses: int = 1
     ) -> float:
-        """In how many seconds the next attempt is due; raises NetworkError where none shall be.
+        """How long to wait, if there is nobody else; raises NetworkError after too many failures.
 
         `addresses`: how many there are to ask, all of which are asked before it is given up.
         """
@@ -142,14 +143,21 @@ class Attempts:
         if self._in_a_row >= most or self._in_all >= policy.attempts_in_all:
             where = f" at {addresses} addresses" if addresses > 1 else ""
             raise _given_up(error, f"gave up after {self._in_all} attempts{where}") from error
-        longest = min(policy.pause_seconds * 2 ** (self._in_a_row - 1), policy.most_pause_seconds)
+        doubled = 2.0 ** min(self._in_a_row - 1, _MOST_DOUBLINGS)
+        longest = min(policy.pause_seconds * doubled, policy.most_pause_seconds)
         # Half of it at random: clients that failed together must not come back together.
-        pause: float = longest * (1 - self._random() / 2)
-        pause = max(pause, min(error.pause_seconds, policy.most_retry_after_seconds))
+        return longest * (1 - self._random() / 2)
+
+    def put_off_seconds(self, error: TryAgainError) -> float:
+        """For how long whoever answered with `error` wants to be left alone, within reason."""
+        return min(error.pause_seconds, self._policy.most_retry_after_seconds)
+
+    def granted(self, error: TryAgainError, seconds: float) -> float:
+        """`seconds`; raises NetworkError where there is not so much time left to wait."""
         deadline = self._deadline
-        if deadline is not None and self._clock() + pause >= deadline.at:
+        if deadline is not None and self._clock() + seconds >= deadline.at:
             raise _given_up(error, f"no time left of {deadline.seconds:g} s") from error
-        return pause
+        return seconds
 
 
 def _given_up(error: TryAgainError, why: str) -> NetworkError:

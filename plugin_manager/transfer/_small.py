@@ -39,7 +39,7 @@ class SmallFile:
 
         Raises NetworkError where that is idle, or InvalidInputError.
         """
-        url = self.hosts.best(self.addresses.left)
+        url = self.hosts.best(self.addresses.ready)
         try:
             with client.get(url, accept=_WHOLE) as answer:
                 self.content = _read_all(answer, url, self.most_bytes)
@@ -176,4 +176,5 @@ def _read_all(answer: Answer, url: str, most_bytes: int) -> bytes:
         f"{shown(url)}: the server sends more than {most_bytes} bytes",
         remedy="Try another network or mirror, and tell the repository's owner.",
         url=shown(url),
+        most_bytes=most_bytes,
     )

@@ -156,7 +156,7 @@ class _Fetcher(FetcherInterface):
         if isinstance(ahead, bytes):
             return ahead
         try:
-            if ahead is not None:
+            if ahead is not None and not _allowed_less(ahead, most_bytes):
                 raise ahead
             return self._with_following(url, most_bytes)
         except NetworkError as error:
@@ -176,6 +176,12 @@ class _Fetcher(FetcherInterface):
         if isinstance(data, PluginManagerError):
             raise data
         return data
+
+
+def _allowed_less(error: NetworkError, most_bytes: int) -> bool:
+    """Whether `error` only says that a file has more bytes than were allowed for early."""
+    allowed = error.context.get("most_bytes")
+    return isinstance(allowed, int) and allowed < most_bytes
 
 
 class Client:

@@ -130,6 +130,8 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         with self._lock:
             self.connections += 1
+        # Or a header and the body behind it wait 40 ms for each other.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError, ValueError):
             if self.context is not None:
                 connection = self.context.wrap_socket(connection, server_side=True)
@@ -248,7 +250,6 @@ def drip(head: bytes, body: bytes) -> Behaviour:
     """Sends `head` at once and `body` byte by byte, each in a packet of its own."""
 
     def behave(exchange: Exchange) -> bool:
-        exchange.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         exchange.send(head)
         wait = threading.Event()
         for number in count():

@@ -198,6 +198,68 @@ def test_guilt_is_halved_by_time() -> None:
     assert hosts.best(urls) == a("liar"), "both are forgiven: the first given is the first asked"
 
 
+@pytest.mark.parametrize("now", [0.0, 1e6, 1e9])
+def test_a_machine_may_have_been_up_for_long(now: float) -> None:
+    clock = FakeTime(now=now)
+    hosts = Hosts(16, clock.clock)
+    urls, owner = [a("one"), a("other")], object()
+    assert hosts.best(urls) == hosts.take(urls, owner) == a("one")
+    hosts.distrust(a("one"))
+    assert hosts.best(urls) == a("other")
+    clock.now += 1e9
+    assert hosts.best(urls) == a("one")
+    with Server(in_turn(reset, honest(CONTENT))) as server:
+        assert transfer(time=clock).fetch(server.url(), LENGTH) == CONTENT
+
+
+def test_pauses_may_be_doubled_for_ever() -> None:
+    clock = FakeTime()
+    policy = Policy(attempts=1200, attempts_in_all=1200, most_pause_seconds=1)
+    with Server(reset) as server, pytest.raises(NetworkError, match="after 1200 attempts"):
+        transfer(policy, clock).fetch(server.url(), LENGTH)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_of_a_file_that_may_be_none_the_first_who_says_so_is_believed(status: int) -> None:
+    clock = FakeTime()
+    with Server(answer(f"{status} No")) as main, Server(reset) as down:
+        urls = [main.url(), down.url()]
+        by = transfer(time=clock)
+        [none] = by.fetch_many([(urls, 10)], may_be_none=lambda _: True)
+        assert (len(main.requests), len(down.requests)) == (1, 0)
+        [error] = by.fetch_many([(urls, 10)])
+        assert down.requests, "control: of any other file, the rest are asked"
+    assert isinstance(none, NetworkError)
+    assert none.status == status
+    assert isinstance(error, NetworkError)
+
+
+def test_who_puts_us_off_does_not_hold_up_the_others() -> None:
+    clock, collector = FakeTime(), Collector(CONTENT, FRAMES)
+    later = answer("503 Busy", Retry_After="120")
+    with Server(later) as mirror:
+        with Server(in_turn(reset, reset, honest(CONTENT))) as main:
+            by = transfer(time=clock)
+            assert by.fetch([main.url(), mirror.url()], LENGTH) == CONTENT
+        with Server(in_turn(reset, reset, honest(CONTENT))) as main:
+            transfer(time=clock).run([download(collector, main, mirror)])
+        assert len(mirror.requests) == 2
+        collector.check_once()
+        assert sum(clock.pauses) < 10
+        # A deadline holds for what is really waited for.
+        by = transfer(Policy(deadline_seconds=20), clock)
+        with Server(in_turn(reset, honest(CONTENT))) as main:
+            assert by.fetch([mirror.url(), main.url()], LENGTH) == CONTENT
+        with pytest.raises(NetworkError, match="no time left of 20 s"):
+            transfer(Policy(deadline_seconds=20), clock).fetch([mirror.url()], LENGTH)
+        clock.pauses.clear()
+        with Server(answer("503 Busy", Retry_After="90")) as other:
+            with pytest.raises(NetworkError):
+                transfer(Policy(attempts=3), clock).fetch([mirror.url(), other.url()], LENGTH)
+            assert clock.pauses == [90], "control: where all do, the earliest is waited for"
+            assert len(other.requests) == 2
+
+
 # --- connections ---------------------------------------------------------------------------------
 
 

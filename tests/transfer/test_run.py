@@ -386,7 +386,13 @@ def test_whatever_goes_wrong_each_wanted_frame_is_delivered_once_and_right(fault
 def test_threads_share_a_transfer_but_no_connection():
     by = transfer()
     collectors = [Collector(CONTENT, FRAMES) for _ in range(4)]
-    with Server(honest(CONTENT)) as server:
+    everybody = threading.Barrier(4)
+
+    def together(exchange: Exchange) -> bool:
+        everybody.wait(30)
+        return honest(CONTENT)(exchange)
+
+    with Server(together) as server:
         threads = [
             threading.Thread(target=collector.run, args=(by, server.url()))
             for collector in collectors

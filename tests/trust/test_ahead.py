@@ -9,7 +9,9 @@ import pytest
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES, catalogue_path
 from plugin_manager.errors import InvalidInputError, NetworkError, UntrustedError
 from plugin_manager.model import PluginName
+from plugin_manager.transfer import Transfer
 from plugin_manager.trust import _client
+from tests.transfer.server import Server, honest
 from tests.trust.repository import BASE, Repository, make_release, soon, update
 
 MIB = 1024 * 1024
@@ -215,6 +217,23 @@ def test_publisher_that_fails_is_tried_early_once_and_then_where_it_is_asked_for
         with pytest.raises(UntrustedError, match="publisher-p1 was signed by 0/1 keys"):
             conversation.catalogue(names[1])
         assert conversation.catalogue(names[0])
+
+
+def test_what_may_be_larger_in_its_turn_is_asked_for_again_then():
+    large = b"x" * 3 * MIB
+    with Server(honest(large)) as server:
+        by = Transfer()
+        fetcher = _client._Fetcher(by.fetch, by.fetch_many, lambda _: {})
+        for most_bytes in (16 * MIB, MIB):
+            assert list(fetcher.ahead({"role": (server.url(), MIB)})) == []
+            asked = len(server.requests)
+            if most_bytes > MIB:
+                assert fetcher.download_bytes(server.url(), most_bytes) == large
+                assert len(server.requests) == asked + 1
+            else:
+                with pytest.raises(NetworkError, match="more than 1048576 bytes"):
+                    fetcher.download_bytes(server.url(), most_bytes)
+                assert len(server.requests) == asked, "control: it would say the same"
 
 
 # --- bounds -------------------------------------------------------------------------------------
