@@ -238,8 +238,8 @@ def is_over(
 ) -> bool:
     """Whether nobody needs the record of a job that is not claimed any more.
 
-    What became of a job can be looked up for a week, why a command failed for an hour; what a command
-    left for its next attempt stays for a week, or with `unfinished` no longer.
+    What became of a job can be looked up for a week, why a command failed for an hour. What a
+    command left for its next attempt stays for a week, or with `unfinished` no longer.
     """
     if wish is None:
         return True

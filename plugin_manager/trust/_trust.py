@@ -76,6 +76,10 @@ def collect(directory: Path) -> None:
         remove_directory(directory / STAGING)
 
 
+# What the disk refuses is not among them: what was not written must not be taken for what is there.
+_TOLD_IN_TURN = (InvalidInputError, NetworkError, NotFoundError, UntrustedError)
+
+
 class Trust:
     """What `pinned_root`, the host's own root metadata, vouches for; kept below `directory`.
 
@@ -242,16 +246,16 @@ class Update:
                 of_publisher.setdefault(plugin.publisher, []).append(plugin)
         unknown = [publisher for publisher in of_publisher if publisher not in self._roles]
         for publisher in self._client.publishers_ahead(unknown):
-            with contextlib.suppress(PluginManagerError):
+            with contextlib.suppress(*_TOLD_IN_TURN):
                 self._role(of_publisher[publisher][0])
         lacking: dict[PluginName, TargetFile] = {}
         for publisher, names in of_publisher.items():
             for plugin in names if publisher in self._roles else ():
-                with contextlib.suppress(PluginManagerError):
+                with contextlib.suppress(*_TOLD_IN_TURN):
                     if entry := self._lacking(self._roles[publisher], plugin):
                         lacking[plugin] = entry
         for plugin in self._client.targets_ahead(lacking):
-            with contextlib.suppress(PluginManagerError):
+            with contextlib.suppress(*_TOLD_IN_TURN):
                 self._settle(self._roles[plugin.publisher], plugin)
         return [plugin for plugin in wanted if self._is_at_hand(plugin)]
 
