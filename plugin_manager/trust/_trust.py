@@ -15,6 +15,7 @@ from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     ExpiredError,
     InvalidInputError,
+    NetworkError,
     NotFoundError,
     PluginManagerError,
     UntrustedError,
