@@ -27,6 +27,7 @@ from attrs import field, frozen
 
 from plugin_manager.document import Document
 from plugin_manager.durable import (
+    TEMPORARY_PREFIX,
     disk_errors,
     is_real_directory,
     make_directories,
@@ -328,19 +329,30 @@ class JobRecords:
         self._write(f"{wish.id}/wish.json", wish.render())
 
     def keep_standing(self, job: str, standing: Standing) -> None:
-        """Record what became of a job, durably; for whoever has it claimed."""
-        self._write(f"{job}/standing.json", standing.render())
+        """Record what became of a job; for whoever has it claimed.
+
+        Durably where nothing follows from itself: what was queued or running when the power went is
+        queued again, whatever was recorded of it.
+        """
+        if standing.state.final or standing.state is JobState.PAUSED:
+            self._write(f"{job}/standing.json", standing.render())
+        else:
+            with disk_errors(self._store):
+                self._replace(f"{job}/standing.json", standing.render())
 
     def keep_progress(self, job: str, value: Mapping[str, Any]) -> None:
         """Tell other processes how far a job is, if that is possible; a crash may lose it."""
-        path = self.directory / job / "progress.json"
         with suppress(OSError):
-            beside = path.with_name("progress.new")
-            beside.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-            with os.fdopen(os.open(beside, flags, 0o644), "w") as file:
-                json.dump(value, file)
-            beside.replace(path)
+            self._replace(f"{job}/progress.json", value)
+
+    def _replace(self, name: str, value: Mapping[str, Any]) -> None:
+        """Replace a file whole; a power cut may empty it."""
+        path = self.directory / name
+        beside = path.with_name(f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        with os.fdopen(os.open(beside, flags, 0o644), "w") as file:
+            json.dump(value, file)
+        beside.replace(path)
 
     def keep_queue(self, queue: QueueWish) -> None:
         """Record what holds for all jobs, durably."""
