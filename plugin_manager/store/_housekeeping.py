@@ -147,7 +147,7 @@ class Housekeeping:
     def _other_bytes(self) -> tuple[int, int]:
         """What unfinished downloads take, and everything else but releases."""
         unfinished = _garbage.staged_bytes(self.directory, ())
-        names = ("manifests", "generations", "index", "jobs", "trust")
+        names = ("manifests", "generations", "index", "trust")
         return unfinished, sum(_garbage.disk_bytes(self.directory / name) for name in names)
 
     @_looking
