@@ -4,6 +4,7 @@
     manifests/<digest>      heads, as they came in front of their bundles
     generations/, current   see _generations
     staging/<digest>/       see _staging
+    jobs/<id>/              see _jobs: what is to be fetched, and how that stands
     index/                  see _usage and _contents: helps to decide, is never the truth
     trust/                  the trust module's own
     lock, lock-holder       see _lock
