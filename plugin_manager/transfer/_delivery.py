@@ -33,10 +33,12 @@ _TOO_MANY = frozenset({429, 503})
 _LEAST_PIECE_BYTES = 1024 * 1024
 _MOST_PIECE_BYTES = 32 * 1024 * 1024
 # A server that answers so soon is near: two connections keep it and us busy, more only contend for
-# this process (measured on loopback). One that is far needs several, each to fill its window.
+# this process (measured on loopback). One that is far needs several, each to fill its window; and
+# twice as many for many requests, most of whose time nothing is under way.
 _NEAR_SECONDS = 0.005
 _NEAR_CONNECTIONS = 2
 _FAR_CONNECTIONS = 8
+_MOST_FAR_CONNECTIONS = 16
 _TRIAL_SECONDS = 0.5  # how long a number of connections is tried before the next
 _WORTHWHILE_GAIN = 1.1
 _IDLE_SECONDS = 0.25
@@ -47,9 +49,11 @@ _TURN_SECONDS = 0.05  # between looks whether a connection to a busy host is to 
 _ENDING_SECONDS = 0.5
 
 
-def worthwhile_connections(latency_seconds: float) -> int:
-    """How many connections to begin with, to a server that answers so soon."""
-    return _NEAR_CONNECTIONS if latency_seconds < _NEAR_SECONDS else _FAR_CONNECTIONS
+def worthwhile_connections(latency_seconds: float, requests: int) -> int:
+    """How many connections to begin with, to a server that answers so soon, for so many requests."""
+    if latency_seconds < _NEAR_SECONDS:
+        return _NEAR_CONNECTIONS
+    return min(max(requests, _FAR_CONNECTIONS), _MOST_FAR_CONNECTIONS)
 
 
 def _nothing(*_: object) -> None:
@@ -420,7 +424,8 @@ class Delivery:
         """The header of an answer came: say how many connections are wanted."""
         with self._changed:
             if self._wanted == 1 and self._growing and client.latency_seconds is not None:
-                wanted = worthwhile_connections(client.latency_seconds)
+                requests = sum(len(file.todo) for file in self._files)
+                wanted = worthwhile_connections(client.latency_seconds, requests)
                 self._want(min(wanted, self._policy.connections))
 
     def _want(self, connections: int) -> None:

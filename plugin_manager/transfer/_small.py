@@ -156,7 +156,7 @@ class Batch:
             else:
                 self._left -= 1
             if client.latency_seconds is not None:
-                self._want(worthwhile_connections(client.latency_seconds))
+                self._want(worthwhile_connections(client.latency_seconds, self._left))
             self._changed.notify_all()
 
 
