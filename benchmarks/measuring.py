@@ -29,11 +29,12 @@ MEGABYTE = 1_000_000
 
 @frozen
 class Run:
-    """What one process took; `begun` is of the wall clock."""
+    """What one process took, and what it `said`; `begun` is of the wall clock."""
 
     seconds: float
     resident_bytes: int
     begun: float
+    said: str = ""
 
 
 def environment(**further: str) -> dict[str, str]:
@@ -55,10 +56,11 @@ def run(command: Sequence[str], **further: str) -> Run:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.02)
         seconds = time.perf_counter() - begun
+        said.seek(0)
+        text = said.read().decode()
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)[:300]}\n{said.read().decode()}")
-    return Run(seconds, resident, wall)
+            raise SystemExit(f"{' '.join(command)[:300]}\n{text}")
+    return Run(seconds, resident, wall, text)
 
 
 def resident_bytes(process: int) -> int:
@@ -158,8 +160,8 @@ class Repo:
         with (self.public / self.bundles[0]).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def install(self, store: Path, url: str) -> list[str]:
-        """The command that installs all plugins from `url` into `store`."""
+    def install(self, store: Path, url: str, *names: str) -> list[str]:
+        """The command that installs plugins (all, if none is named) from `url` into `store`."""
         options = ["--store", str(store), "--repository", url, "--root", str(self.root)]
-        names = [f"bench/{name}" for name in self.names]
-        return [sys.executable, "-m", "plugin_manager.cli", *options, "install", *names]
+        wanted = [f"bench/{name}" for name in names or self.names]
+        return [sys.executable, "-m", "plugin_manager.cli", *options, "install", *wanted]

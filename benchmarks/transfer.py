@@ -3,7 +3,8 @@
 Run: .venv/bin/python -m benchmarks.transfer [--runs 5]  (prints Markdown)
 Needs nginx and curl; other peers are measured where they are installed. All are whole processes,
 taken in turn, on one file system in memory, so that the disk has no say; ours verifies, writes
-each file of the bundle to its place and makes it the active release. Peers:
+each file of the bundle to its place and makes it the active release. "In a running host" counts
+from the call of `install`, in a process that has installed something else before. Peers:
     curl           curl -o, which verifies nothing
     aria2c         four connections, and its own check of the SHA-256
     huggingface    huggingface_hub's http_get (--huggingface PYTHON: an interpreter that has it)
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trustme
+from attrs import evolve
 
 from benchmarks.measuring import MEGABYTE, Repo, Run, in_turn, median, ratio, run, work_directory
 from tests.nginx import nginx
@@ -34,16 +36,35 @@ with open(sys.argv[2], "wb") as file:
     http_get(sys.argv[1], file, displayed_filename="bundle")
 """
 
+OURS = ("whole process", "in a running host")
+HOST = """
+import sys, time
+from plugin_manager import PluginManager
+store, url, root = sys.argv[1:]
+PluginManager.open(store + "-other", url, root=root).install("bench/small")
+manager = PluginManager.open(store, url, root=root)
+begun = time.perf_counter()
+manager.install("bench/big")
+print(time.perf_counter() - begun)
+"""
+
 
 def measure(
     repo: Repo, url: str, place: Path, arguments: argparse.Namespace, authority: Path | None
 ) -> None:
     bundle, out, store = url + repo.bundles[0], place / "out", place / "store"
-    pluginctl = repo.install(store, url)
+    pluginctl = repo.install(store, url, "big")
+    host = [sys.executable, "-c", HOST, str(store), url, str(repo.root)]
     trusting = {"PLUGINCTL_CA_BUNDLE": str(authority)} if authority else {}
     cacert = ["--cacert", str(authority)] if authority else []
+
+    def in_host() -> Run:
+        taken = run(host, **trusting)
+        return evolve(taken, seconds=float(taken.said))
+
     commands: dict[str, Callable[[], Run]] = {
-        "ours": lambda: run(pluginctl, **trusting),
+        "whole process": lambda: run(pluginctl, **trusting),
+        "in a running host": in_host,
         "curl": lambda: run(["curl", "-sf", *cacert, "-o", str(out), bundle]),
     }
     if shutil.which("aria2c"):
@@ -55,21 +76,23 @@ def measure(
         peer = [arguments.huggingface, "-c", HUGGINGFACE, bundle, str(out)]
         commands["huggingface_hub"] = lambda: run(peer)
     if arguments.alone:
-        commands = {"ours": commands["ours"]}
+        commands = {name: commands[name] for name in OURS}
 
     def clear() -> None:
         shutil.rmtree(store, ignore_errors=True)
+        shutil.rmtree(f"{store}-other", ignore_errors=True)
         out.unlink(missing_ok=True)
 
     found = in_turn(commands, arguments.runs, clear, uncounted=0 if arguments.alone else 1)
-    ours = found.pop("ours")
-    resident = max(one.resident_bytes for one in ours) / MEGABYTE
-    over = " over TLS" if authority else ""
-    row = f"| {arguments.megabytes} MB{over} | {median(ours):.2f} s, {resident:.0f} MB resident |"
-    if not found:
-        print(f"{row} | | |")
-    for name, peers in found.items():
-        print(f"{row} {median(peers):.2f} s | {ratio(ours, peers):.2f} | {name} |", flush=True)
+    what = f"{arguments.megabytes} MB{' over TLS' if authority else ''}"
+    mine = {name: found.pop(name) for name in OURS}
+    for whose, ours in mine.items():
+        resident = max(one.resident_bytes for one in ours) / MEGABYTE
+        row = f"| {what}, {whose} | {median(ours):.2f} s, {resident:.0f} MB resident |"
+        if arguments.alone:
+            print(f"{row} | | |")
+        for name, peers in found.items():
+            print(f"{row} {median(peers):.2f} s | {ratio(ours, peers):.2f} | {name} |", flush=True)
 
 
 def main() -> None:
@@ -88,7 +111,8 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, median of {arguments.runs}")
     print("\n| what | ours | peer | ratio | peer is |\n|---|---|---|---|---|", flush=True)
     with work_directory(arguments.directory) as work:
-        repo, place = Repo(work, {"big": arguments.megabytes * MEGABYTE}), work / "place"
+        sizes = {"big": arguments.megabytes * MEGABYTE, "small": 50_000}
+        repo, place = Repo(work, sizes), work / "place"
         place.mkdir()
         with nginx(repo.public) as (url, _):
             measure(repo, url, place, arguments, None)

@@ -50,7 +50,7 @@ _ENDING_SECONDS = 0.5
 
 
 def worthwhile_connections(latency_seconds: float, requests: int) -> int:
-    """How many connections to begin with, to a server that answers so soon, for so many requests."""
+    """How many connections to begin with, for `requests` to a server that answers so soon."""
     if latency_seconds < _NEAR_SECONDS:
         return _NEAR_CONNECTIONS
     return min(max(requests, _FAR_CONNECTIONS), _MOST_FAR_CONNECTIONS)
