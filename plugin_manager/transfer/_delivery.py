@@ -442,9 +442,10 @@ class Delivery:
         """One trial with this many connections is over: see whether more help."""
         rate = self._trial_bytes / (now - self._trial_since)
         left = sum(file.todo_bytes for file in self._files)
-        if rate < self._rate * _WORTHWHILE_GAIN or left < rate:
+        gained = rate >= self._rate * _WORTHWHILE_GAIN
+        if not gained or left < rate:
             self._growing = False
-            if self._proven <= _NEAR_CONNECTIONS:
+            if not gained and self._proven <= _NEAR_CONNECTIONS:
                 # Near, those that bring no more contend; far, their windows may yet open.
                 self._wanted = self._proven
             return

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from plugin_manager.errors import CancelledError, InvalidInputError, NetworkError
-from plugin_manager.transfer import Policy, Transfer, _delivery
+from plugin_manager.transfer import Download, Policy, Span, Transfer, _delivery
 from tests.transfer.helpers import content_of
 from tests.transfer.server import Behaviour, Exchange, Server, answer, honest, in_turn, reset
 
@@ -31,17 +31,17 @@ def test_each_is_given_in_its_place_over_few_connections() -> None:
         by = Transfer()
         found = by.fetch_many([(server.url(f"{n}"), 10_000) for n in range(100)])
         assert found == [CONTENT + f"/{n}".encode() for n in range(100)]
-        assert server.connections <= 8
+        assert server.connections <= 16
         assert by.fetch_many([]) == []
         connections = server.connections
         by.fetch(server.url("again"), 10_000)
         assert server.connections == connections, "they are kept"
 
 
-def test_a_far_server_is_asked_over_eight_connections_and_one_that_is_near_over_two(
+def test_a_far_server_is_asked_over_sixteen_connections_and_one_that_is_near_over_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for near_seconds, connections in ((0, 8), (1000, 2)):
+    for near_seconds, connections in ((0, 16), (1000, 2)):
         monkeypatch.setattr(_delivery, "_NEAR_SECONDS", near_seconds)
         with Server(numbered(0.02)) as server:
             Transfer().fetch_many([(server.url(f"{n}"), 10_000) for n in range(60)])
@@ -49,6 +49,31 @@ def test_a_far_server_is_asked_over_eight_connections_and_one_that_is_near_over_
     with Server(numbered()) as server:
         Transfer(Policy(connections=1)).fetch_many([(server.url(), 10_000)] * 9)
         assert server.connections == 1
+
+
+def test_what_is_nearly_done_goes_on_over_as_many_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_delivery, "_NEAR_SECONDS", 0)
+    monkeypatch.setattr(_delivery, "_TRIAL_SECONDS", 0.1)  # over when hardly anything is left
+    threads: list[str] = []
+
+    def sink(_index: int, _data: memoryview) -> None:
+        threads.append(threading.current_thread().name)
+
+    def serve(exchange: Exchange) -> bool:
+        time.sleep(0.04)
+        return honest(CONTENT)(exchange)
+
+    with Server(serve) as server:
+        Transfer().run(
+            [
+                Download((server.url(f"{n}"),), [Span(0, 0, len(CONTENT))], len(CONTENT), sink)
+                for n in range(120)
+            ]
+        )
+    assert len(threads) == 120
+    assert len(set(threads[-20:])) > 4
 
 
 def test_errors_stand_in_their_places() -> None:
