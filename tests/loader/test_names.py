@@ -187,7 +187,7 @@ def test_namespace_packages_of_plugins_merge(loading):
     )
     assert second.import_module("demo_ns.two").__file__.startswith(str(second.directory))
     assert second.import_module("demo_ns.deep.b")
-    assert list(namespace.__path__) == [str(p.path / "demo_ns") for p in (first, second)]
+    assert list(namespace.__path__) == [str(p.directory / "demo_ns") for p in (first, second)]
     assert namespace.__path__[-1] == str(second.directory / "demo_ns")
     assert importlib.resources.files("demo_ns").joinpath("d.txt").read_text() == "text"
     (second.directory / "demo_ns" / "dropped.py").write_text("raise SystemExit")
