@@ -71,8 +71,7 @@ class _Verified:
 class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # typeshed contradicts itself
     """Source, or the bytecode that the manifest has for this interpreter.
 
-    The choice is `importlib.abc.SourceLoader.get_code`'s: bytecode with another magic number, or
-    a time stamp, or which is not there, is passed over. Nothing is ever written.
+    Nothing is ever written.
     """
 
     @cached_property
@@ -84,18 +83,15 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         file = self.tree.files.get(path)
         return path if file is not None and file.tag == BYTECODE_TAG else ""
 
-    # The two ways of the base class's `path_stats` and `get_data` to ask for bytecode.
-    def path_stats(self, path: str) -> dict[str, int]:
-        """Stand-in times where there is bytecode to try; raises OSError where there is none."""
-        if not self._bytecode:
-            raise FileNotFoundError(errno.ENOENT, "no bytecode for this interpreter", path)
-        return {"mtime": 0, "size": 0}
-
-    def get_data(self, path: str) -> bytes:
-        """As for every loader, and the bytecode where `importlib` would look for it."""
-        if self._bytecode and path.endswith(posixpath.basename(self._bytecode)):
-            path = self.tree.location(self._bytecode)
-        return super().get_data(path)
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code; raises CorruptError, SyntaxError."""
+        location = self.get_filename(fullname)
+        if self._bytecode and self.tree.is_file(self._bytecode):
+            return self.tree.use(
+                self._bytecode,
+                lambda data: _Bytecode(location, data, self.get_data).get_code(fullname),
+            )
+        return self.source_to_code(self.get_data(location), location)
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, whose source tracebacks will show as it was signed."""
@@ -106,6 +102,28 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         linecache.cache[self.location] = (size, None, lines, self.location)
         with self.tree.executing():
             super().exec_module(module)
+
+
+class _Bytecode(abc.SourceLoader):
+    """The choice between the bytecode `data` and the source at `location`, as `importlib` makes it.
+
+    Bytecode with another magic number, or a time stamp, is passed over; other code is told where
+    its source lies.
+    """
+
+    def __init__(self, location: str, data: memoryview, read: Callable[[str], bytes]) -> None:
+        self._location, self._data, self._read = location, data, read
+
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002 - the interface's
+        return self._location
+
+    def path_stats(self, path: str) -> dict[str, int]:  # noqa: ARG002 - the interface's
+        """No time that bytecode could have: there is no other way to say that it is hashed."""
+        return {"mtime": 0, "size": 0}
+
+    def get_data(self, path: str) -> Any:
+        """The source as bytes; for any other place the bytecode, which is memory on loan."""
+        return self._read(path) if path == self._location else self._data
 
 
 class _Lines(Sequence[str]):

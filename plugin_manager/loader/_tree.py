@@ -12,14 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
-from plugin_manager.store import Fault, map_verified, open_verified, read_verified, release_faults
+from plugin_manager.store import (
+    Fault,
+    map_verified,
+    open_verified,
+    read_verified,
+    release_faults,
+    use_verified,
+)
 
 __all__ = ["BYTECODE_TAG", "Tree", "join"]
+
+T = TypeVar("T")
 
 # Files with this tag in the manifest are for this interpreter; others' are as if they were not.
 BYTECODE_TAG = bytecode_tag()
@@ -60,6 +69,7 @@ class Tree:
         self._depth = _Depth()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
         self._top = str(directory)
+        self._prefix = os.path.join(self._top, "")  # noqa: PTH118 - a string
 
     @cached_property
     def children(self) -> dict[str, list[str]]:
@@ -88,6 +98,13 @@ class Tree:
     def read(self, path: str) -> bytes:
         """The verified bytes of the file `path`; raises NotFoundError, CorruptError."""
         return read_verified(self.directory, self.manifest, self._file(path))
+
+    def use(self, path: str, use: Callable[[memoryview], T]) -> T:
+        """What `use` makes of the verified bytes of the file `path`, of which it keeps nothing.
+
+        Raises as `read` does, and what `use` does.
+        """
+        return use_verified(self.directory, self.manifest, self._file(path), use)
 
     def open(self, path: str) -> BinaryIO:
         """A stream of the verified bytes of the file `path`; raises NotFoundError, CorruptError."""
@@ -147,13 +164,19 @@ class Tree:
 
     def location(self, path: str) -> str:
         """Where `path` lies on this machine."""
-        return os.path.join(self._top, *path.split("/")) if path else self._top  # noqa: PTH118 - str
+        if not path:
+            return self._top
+        return self._prefix + (path if os.sep == posixpath.sep else path.replace("/", os.sep))
 
     def path_of(self, location: str) -> str | None:
         """The path of what would lie at `location`, or None where that is outside the release."""
+        if os.sep == posixpath.sep and location.startswith(self._prefix):
+            path = location[len(self._prefix) :]
+            if path in self.files or path in self.children:
+                return path  # as nearly all that import asks for
         absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
         if absolute == self._top:
             return ""
-        if not absolute.startswith(self._top + os.sep):
+        if not absolute.startswith(self._prefix):
             return None
-        return absolute[len(self._top) + 1 :].replace(os.sep, posixpath.sep)
+        return absolute[len(self._prefix) :].replace(os.sep, posixpath.sep)

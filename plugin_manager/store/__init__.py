@@ -25,6 +25,7 @@ from plugin_manager.store._verify import (
     open_verified,
     read_verified,
     release_faults,
+    use_verified,
 )
 
 __all__ = [
@@ -58,4 +59,5 @@ __all__ = [
     "read_verified",
     "release_faults",
     "state_of",
+    "use_verified",
 ]
