@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 from plugin_manager.errors import PluginManagerError
 from plugin_manager.loader._modules import Kind
 from plugin_manager.loader._native import load_extension
-from plugin_manager.loader._tree import BYTECODE_TAG, Tree, join
+from plugin_manager.loader._tree import BYTECODE_TAG, Tree
 
 if TYPE_CHECKING:
     from plugin_manager.loader._resources import ResourceReader
 
 __all__ = ["NamespaceLoader", "loader_for"]
+
+# What `module.py` becomes: ".cpython-311.pyc", "….opt-1.pyc" where this process optimises. Only of
+# the name: sys.pycache_prefix may send the rest anywhere.
+_BYTECODE_SUFFIX = os.path.basename(cache_from_source("x.py"))[1:]  # noqa: PTH119 - a string
 
 
 class _Verified:
@@ -77,9 +81,8 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
     @cached_property
     def _bytecode(self) -> str:
         """The path of the module's bytecode in the manifest, or ""."""
-        # Only the name: sys.pycache_prefix may send the rest anywhere.
-        name = os.path.basename(cache_from_source(self.location))  # noqa: PTH119 - a string
-        path = join(join(posixpath.dirname(self._path), "__pycache__"), name)
+        directory, slash, name = self._path.rpartition("/")
+        path = f"{directory}{slash}__pycache__/{name.removesuffix('.py')}{_BYTECODE_SUFFIX}"
         file = self.tree.files.get(path)
         return path if file is not None and file.tag == BYTECODE_TAG else ""
 

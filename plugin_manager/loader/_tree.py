@@ -19,6 +19,7 @@ from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
 from plugin_manager.store import (
     Fault,
+    copy_verified,
     map_verified,
     open_verified,
     read_verified,
@@ -105,6 +106,10 @@ class Tree:
         Raises as `read` does, and what `use` does.
         """
         return use_verified(self.directory, self.manifest, self._file(path), use)
+
+    def copy(self, path: str, target: int) -> None:
+        """Write the verified bytes of the file `path` to a descriptor; raises as `read` does."""
+        copy_verified(self.directory, self.manifest, self._file(path), target)
 
     def open(self, path: str) -> BinaryIO:
         """A stream of the verified bytes of the file `path`; raises NotFoundError, CorruptError."""

@@ -20,6 +20,7 @@ from plugin_manager.store._store import Store
 from plugin_manager.store._verify import (
     Damage,
     Fault,
+    copy_verified,
     foreign_files,
     map_verified,
     open_verified,
@@ -51,6 +52,7 @@ __all__ = [
     "Store",
     "Want",
     "Wish",
+    "copy_verified",
     "disk_bytes",
     "foreign_files",
     "job_id",
