@@ -54,6 +54,8 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _BUFFER_BYTES = 1024 * 1024  # no chunk is larger
 _MOST_BUFFERS = max(4, os.cpu_count() or 1)
 _BUFFERS: list[memoryview] = []  # free ones; taking and giving back is one step each, for threads
+_STREAM_RUN_BYTES = 4 * 1024 * 1024
+_STREAM_PIECE_BYTES = 1024 * 1024
 _STREAM_BUFFER_BYTES = 64 * 1024
 
 
@@ -192,8 +194,10 @@ def map_verified(directory: Path, manifest: Manifest, file: File) -> memoryview:
 def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
     """A seekable stream of `file` below `directory`, each chunk hashed before any of it is given.
 
-    For files that do not fit in memory: holds a chunk or two at a time. Raises CorruptError naming
-    the file where it is missing or no regular file; reading raises it where a chunk differs.
+    For files that do not fit in memory. A first read, and one after a seek, takes one chunk;
+    whoever reads on gets larger pieces, hashed on all processors, into the caller's own memory
+    where that has room. Raises CorruptError naming the file where it is missing or no regular
+    file; reading raises it where a chunk differs.
     """
     try:
         descriptor = _open_regular(directory / file.path)
@@ -204,16 +208,22 @@ def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
 
 
 class _VerifiedStream(io.RawIOBase):
-    """The chunks of a file as a raw stream; keeps the last one that was read and hashed."""
+    """The chunks of a file as a raw stream. For one thread at a time, as `BufferedReader` sees to.
+
+    What is read goes into memory of this process, is hashed there, and only then given or kept.
+    """
 
     def __init__(self, descriptor: int, manifest: Manifest, file: File) -> None:
         self._descriptor = descriptor
         self._manifest = manifest
         self._file = file
         self._chunks = manifest.chunks(file)
-        self._starts = [chunk.offset for chunk in self._chunks]
+        self._starts = [*(chunk.offset for chunk in self._chunks), file.size]
+        self._threads = _Threads()
         self._position = 0
-        self._held: tuple[int, bytes] = (-1, b"")  # index of a chunk, its bytes
+        self._held_at, self._held = 0, memoryview(b"")  # verified bytes, and where they lie
+        self._next = -1  # where the last read that verified something ended
+        self._run_bytes = 0  # how much it is worth to read at once
 
     def readable(self) -> bool:
         return True
@@ -232,16 +242,62 @@ class _VerifiedStream(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         if self.closed:
             raise ValueError("read of closed file")
-        if self._position >= self._file.size:
-            return 0
-        index = bisect_right(self._starts, self._position) - 1
-        data = self._chunk(index)
-        start = self._position - self._starts[index]
         with memoryview(buffer).cast("B") as view:
-            count = min(len(view), len(data) - start)
-            view[:count] = data[start : start + count]
+            if self._position >= self._file.size or not view:
+                return 0
+            if not 0 <= self._position - self._held_at < len(self._held):
+                index = bisect_right(self._starts, self._position) - 1
+                if count := self._fill(view, index):
+                    self._position += count
+                    return count
+                self._hold(index)
+            start = self._position - self._held_at
+            count = min(len(view), len(self._held) - start)
+            view[:count] = self._held[start : start + count]
         self._position += count
         return count
+
+    def _fill(self, view: memoryview, index: int) -> int:
+        """Read whole chunks from `index` on straight into `view`; how many bytes, 0 for none."""
+        start = self._starts[index]
+        if self._position != start or len(view) < _STREAM_RUN_BYTES:
+            return 0
+        stop = bisect_right(self._starts, start + len(view)) - 1
+        self._read(index, stop, view)
+        return self._starts[stop] - start
+
+    def _hold(self, index: int) -> None:
+        """Have the chunk `index`, and those behind it where somebody reads on."""
+        start = self._starts[index]
+        run = min(2 * self._run_bytes, _STREAM_RUN_BYTES) if start == self._next else 1
+        stop = max(index + 1, bisect_right(self._starts, start + run) - 1)
+        size = self._starts[stop] - start
+        memory = self._held.obj  # used again where nothing has to grow
+        if not isinstance(memory, bytearray) or len(memory) < size:
+            memory = bytearray(size)
+        self._held = memoryview(b"")  # lest a failure leave there what was not verified
+        view = memoryview(memory)[:size]
+        self._read(index, stop, view)
+        self._held_at, self._held = start, view
+
+    def _read(self, index: int, stop: int, view: memoryview) -> None:
+        """Read the chunks from `index` up to `stop` into `view`, and verify them there."""
+        chunks, start, size = self._chunks[index:stop], self._starts[index], self._file.size
+
+        def is_sound(piece: Sequence[Chunk]) -> bool:
+            for chunk in piece:
+                part = view[chunk.offset - start : chunk.offset - start + chunk.length]
+                count = os.preadv(self._descriptor, [part], chunk.offset)
+                if count != chunk.length or blake3(part).digest() != chunk.digest:
+                    return False
+            return True
+
+        self._run_bytes = min(self._starts[stop], size) - start
+        pieces = _pieces(chunks, self._run_bytes, _STREAM_PIECE_BYTES)
+        if not all(self._threads.each(is_sound, pieces)):
+            view[:] = bytes(len(view))
+            raise _corrupt(self._manifest, self._file, Damage.DAMAGED)
+        self._next = self._starts[stop]
 
     def readall(self) -> bytes:
         parts = []
@@ -249,17 +305,9 @@ class _VerifiedStream(io.RawIOBase):
             parts.append(part)
         return b"".join(parts)
 
-    def _chunk(self, index: int) -> bytes:
-        if self._held[0] != index:
-            chunk = self._chunks[index]
-            data = os.pread(self._descriptor, chunk.length, chunk.offset)
-            if len(data) != chunk.length or blake3(data).digest() != chunk.digest:
-                raise _corrupt(self._manifest, self._file, Damage.DAMAGED)
-            self._held = index, data
-        return self._held[1]
-
     def close(self) -> None:
         if not self.closed:
+            self._threads.close()
             os.close(self._descriptor)
         super().close()
 
@@ -360,9 +408,12 @@ class _Threads:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
 
     def submit(self, function: Callable[[T], S], argument: T) -> Callable[[], S]:
         """Begin `function(argument)`; what is returned gives its result."""
+        if self._process != os.getpid():
+            self._pool, self._process = None, os.getpid()  # a fork has no threads but one
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - often not needed
 
@@ -383,8 +434,13 @@ class _Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; what was submitted and has not begun is dropped."""
+        if self._pool is not None and self._process == os.getpid():
             self._pool.shutdown(cancel_futures=True)
+        self._pool = None
 
 
 def _pieces(
