@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -218,6 +219,11 @@ class Shelf:
         self.work = work
         self.libraries = work / "libraries"
         make_libraries(self.libraries)
+        self.few_libraries = work / "few-libraries"
+        shutil.copytree(self.libraries, self.few_libraries, symlinks=True)
+        for name in ("cryptography", "cffi", "_cffi_backend", "pycparser"):
+            for path in self.few_libraries.glob(f"{name}*"):
+                path.unlink()
         repository = Repository.create(
             work / "repository", keys_directory=work / "keys", passphrase="x"
         )
@@ -241,7 +247,7 @@ class Shelf:
         """What the scripts above want to know."""
         active = self._store.active(PluginName.parse(f"bench/{package}"))
         return {
-            "libraries": str(self.libraries),
+            "libraries": str(self.few_libraries if package in NO_CHAIN else self.libraries),
             "plain": str(self.work / "plain" / package),
             "modules": PACKAGES.get(package, ()),
             "store": str(self._store.directory),
