@@ -17,17 +17,22 @@ from plugin_manager.store._lease import Lease
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
 from plugin_manager.store._store import Store
+from plugin_manager.store._trials import Attempt, Trials
 from plugin_manager.store._verify import (
     Damage,
     Fault,
+    copy_verified,
     foreign_files,
+    map_verified,
     open_verified,
     read_verified,
     release_faults,
+    use_verified,
 )
 
 __all__ = [
     "Active",
+    "Attempt",
     "Change",
     "Damage",
     "Fault",
@@ -47,13 +52,17 @@ __all__ = [
     "Standing",
     "Storage",
     "Store",
+    "Trials",
     "Want",
     "Wish",
+    "copy_verified",
     "disk_bytes",
     "foreign_files",
     "job_id",
+    "map_verified",
     "open_verified",
     "read_verified",
     "release_faults",
     "state_of",
+    "use_verified",
 ]
