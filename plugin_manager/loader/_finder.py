@@ -371,8 +371,12 @@ class PluginFinder(abc.MetaPathFinder):
     ) -> ModuleSpec:
         outside = [entry for entry in path if self._within(entry) is None]
         for finder in list(sys.meta_path):
-            if finder is not self and (spec := finder.find_spec(fullname, outside, target)):
-                return spec
+            find = getattr(finder, "find_spec", None)  # very old finders have none
+            if finder is self or find is None:
+                continue
+            found: ModuleSpec | None = find(fullname, outside, target)
+            if found is not None:
+                return found
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
     def _within(self, location: str) -> tuple[Source, str] | None:
