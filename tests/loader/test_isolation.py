@@ -9,6 +9,7 @@ import importlib.resources
 import inspect
 import pickle
 import pkgutil
+import runpy
 import sys
 import sysconfig
 import threading
@@ -18,9 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from plugin_manager.errors import CorruptError, ModuleConflictError
+from plugin_manager.loader._isolation import OWN, Library, keep_apart
+from plugin_manager.loader._names import Names
 from plugin_manager.manifest import Manifest, render
+from tests.bundles import release
 from tests.loader.hosts import run_host
 from tests.loader.releases import describe, paths_of, unpack, with_bytecode
 from tests.wheels import wheels
@@ -363,6 +371,58 @@ def test_a_release_of_libraries_alone_cannot_be_loaded_twice(loading, host):
     assert "Unload" in caught.value.remedy
 
 
+@st.composite
+def bundles(draw):
+    """Vendored libraries with their requirements of each other, and the versions of the process."""
+    names = [f"lib-{number}" for number in range(draw(st.integers(1, 5)))]
+    version = st.sampled_from(["1", "2", "3"])
+    requirement = st.builds(
+        "{}{}{}".format,
+        st.sampled_from(names),
+        st.sampled_from(["==", ">=", "<", "<=", "!="]),
+        version,
+    )
+    texts = st.lists(requirement | st.sampled_from(names), max_size=3)
+    requires = texts.map(lambda found: tuple(map(Requirement, found)))
+    bundled = {
+        name: Library(Version(draw(version)), (f"m-{name}",), draw(requires)) for name in names
+    }
+    bundled[OWN] = Library(None, ("own",), draw(requires))
+    found = {name: draw(st.none() | version.map(Version)) for name in names if draw(st.booleans())}
+    return bundled, found
+
+
+@given(bundles())
+def test_nothing_public_requires_what_is_private_and_all_that_is_shared_will_do(bundle):
+    bundled, found = bundle
+    modules = {name: library.modules[0] for name, library in bundled.items()}
+    shared = {modules[name]: "there" for name in found}
+    owned = tuple(module for module in modules.values() if module not in shared)
+    names = keep_apart(
+        release("acme/demo 1.0"), Names(owned, shared), bundled, lambda module, name: found[name]
+    )
+    assert sorted([*names.owned, *names.shared, *names.isolated]) == sorted(modules.values())
+    private = {name for name, module in modules.items() if module in names.isolated}
+    assert OWN not in private
+
+    def unfit(name: str) -> bool:
+        """Whether the process has it in a version that somebody here cannot use."""
+        if name not in found or found[name] == bundled[name].version:
+            return False
+        return any(
+            not requirement.specifier.contains(found[name], prereleases=True)
+            if found[name]
+            else str(requirement.specifier)
+            for library in bundled.values()
+            for requirement in library.requires
+            if requirement.name == name
+        )
+
+    for name, library in bundled.items():
+        requires_private = any(requirement.name in private for requirement in library.requires)
+        assert (name in private) == (name != OWN and (unfit(name) or requires_private))
+
+
 # --- importing -----------------------------------------------------------------------------------
 
 
@@ -556,7 +616,7 @@ def test_the_plugins_entry_points_may_lead_to_what_is_isolated(apart):
 def test_names_in_strings_lead_to_the_process(apart):
     """A limit, which the documentation states with the way out."""
     source = """
-        import importlib, runpy
+        import importlib
         def by_literal_name():
             return importlib.import_module("demo_lib").version
         def from_here():
@@ -568,6 +628,17 @@ def test_names_in_strings_lead_to_the_process(apart):
                             "demo_lib/late.py": "class Thing:\n    of = 'own'\n"})  # fmt: skip
     lib = apart("import demo_lib\n", files).import_module("demo").demo_lib
     assert (lib.by_literal_name(), lib.from_here(), lib.relative()) == ("2.0", "own", "own")
+    assert runpy.run_module("demo")["demo_lib"].version == "2.0"
+
+
+def test_what_is_added_to_builtins_later_is_not_seen(apart, monkeypatch):
+    """Another limit."""
+    source = "import builtins\ndef both():\n    return builtins.demo_later, demo_later\n"
+    monkeypatch.setattr(builtins, "demo_later", 1, raising=False)
+    demo = apart(source).import_module("demo")
+    assert demo.both() == (1, 1)
+    monkeypatch.setattr(builtins, "demo_later", 2)
+    assert demo.both() == (2, 1)
 
 
 def test_reloading_a_module_keeps_it_apart(apart):
@@ -666,7 +737,12 @@ def fetch(url):
         session.get(url.replace("http:", "nonsense:"))
     except requests.exceptions.InvalidSchema as error:
         caught = type(error).__module__
+    try:
+        from requests.packages.urllib3.util import Retry as made_up
+    except ModuleNotFoundError:
+        made_up = None  # a limit, which the documentation states
     return {
+        "made up": made_up is not None,
         "agent": answer.json(), "requests": requests.__version__, "urllib3": urllib3.__version__,
         "raw": type(answer.raw).__module__, "caught": caught,
         "is": requests.packages.urllib3 is urllib3, "idna": requests.packages.idna.__name__,
@@ -730,6 +806,7 @@ def test_three_versions_of_requests_and_urllib3_in_one_process(tmp_path):
         assert used["raw"].endswith(".urllib3.response")
         assert used["caught"].endswith(".requests.exceptions")
         assert used["is"] is True
+        assert used["made up"] is False
         assert used["idna"] == "idna"  # the host's version satisfies
     requests, urllib3, agent = out["host"]
     assert out["installed"] == [requests, urllib3]
