@@ -544,7 +544,7 @@ def test_tracebacks_and_sources_are_those_of_the_version(apart):
         fail()
     shown = "".join(traceback.format_exception(caught.value))
     assert "raise ValueError('of the plugin')" in shown
-    assert str(plugin.path) in shown
+    assert str(plugin.directory) in shown
 
 
 def test_resources_are_found_through_the_module(apart, host):
@@ -652,7 +652,7 @@ def test_reloading_a_module_keeps_it_apart(apart):
 
 def test_a_changed_file_is_refused_and_a_dropped_one_not_found(apart):
     plugin = apart("")
-    place = plugin.path / "demo_lib"
+    place = plugin.directory / "demo_lib"
     signed = (place / "late.py").read_bytes()
     (place / "dropped.py").write_text("raise SystemExit")
     (place / "late.py").write_text("raise SystemExit")
@@ -779,7 +779,7 @@ out["shared"] = [sorted(plugin.shared) for plugin in plugins]
 for plugin in plugins:
     plugin.unload()
 out["left"] = [name for name in sys.modules if name.startswith("_plugin_manager_")]
-again = load(plugins[0].manifest, plugins[0].path).import_module("words_0").fetch(url)
+again = load(plugins[0].manifest, plugins[0].directory).import_module("words_0").fetch(url)
 out["again"] = again == out["old"]
 """
 
