@@ -214,24 +214,28 @@ def keep_apart(
     """`names`, with `isolated` what must not be shared after all.
 
     A shared distribution serves where it has the version of the vendored one, or one that
-    satisfies all that the bundle's distributions require of it. One that does not is isolated
-    together with the vendored ones that require it. `found(module, distribution)` is the version
-    in which the process has what is shared, None where nothing says it. Raises
+    satisfies all requirements of those that the plugin uses out of its bundle. One that does not
+    is isolated together with the vendored ones that require it. `found(module, distribution)` is
+    the version in which the process has what is shared, None where nothing says it. Raises
     ModuleConflictError where native code is among what would have to be isolated.
     """
     owners = {module: name for name, one in bundled.items() for module in one.modules}
+    there = [
+        (name, found(module, name), where)
+        for module, where in names.shared.items()
+        for name in [owners[module]]
+    ]
+    versions = {name: version for name, version, _ in there if version is not None}
     needs = _in_force(bundled)
-    clashes: dict[str, _Clash] = {}
-    versions: dict[str, Version] = {}
-    for module, where in names.shared.items():
-        name = owners[module]
-        version = found(module, name)
-        if version is not None:
-            versions[name] = version
-        unmet = [need for need in needs if need.name == name and not need.allows(version)]
-        if unmet and (version is None or version != bundled[name].version):
-            clashes.setdefault(name, _Clash(version, where, unmet[0]))
-    apart = _with_dependents(clashes, needs)
+    shared = {name for name, _, _ in there}
+    while True:
+        # The vendored copy of what is shared is not in use, so that what it requires is all one.
+        used = {name: library for name, library in bundled.items() if name not in shared}
+        clashes = _clashes(there, bundled, _in_force(used))
+        apart = _with_dependents(clashes, needs)
+        if shared.isdisjoint(apart):
+            break
+        shared -= set(apart)
     for name in apart:
         if why := _obstacle(name, bundled, needs):
             raise _conflict(release, bundled, clashes, name, why)
@@ -252,6 +256,19 @@ def keep_apart(
         shared={module: at for module, at in names.shared.items() if module not in isolated},
         isolated=isolated,
     )
+
+
+def _clashes(
+    there: Iterable[tuple[str, Version | None, str]],
+    bundled: Mapping[str, Library],
+    needs: Sequence[_Need],
+) -> dict[str, _Clash]:
+    clashes: dict[str, _Clash] = {}
+    for name, version, where in there:
+        unmet = [need for need in needs if need.name == name and not need.allows(version)]
+        if unmet and (version is None or version != bundled[name].version):
+            clashes.setdefault(name, _Clash(version, where, unmet[0]))
+    return clashes
 
 
 def _in_force(bundled: Mapping[str, Library]) -> list[_Need]:

@@ -16,6 +16,7 @@ import threading
 import traceback
 import types
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,24 @@ def test_requirements_of_vendored_libraries_count_as_well(loading, host):
     demo = plugin.import_module("demo")
     assert demo.demo_other.demo_lib is demo.demo_lib
     assert demo.demo_lib.version == "1.0"
+
+
+def test_what_a_library_requires_counts_only_where_that_copy_is_used(loading, host):
+    host(library("2.0"))
+    other = {"demo_other.py": "import demo_lib\n"}
+    host(library("3.0", other, name="demo_other", requires=["demo_lib>=2"]))
+    vendored = library("1.0", other, name="demo_other", requires=["demo_lib<2"])
+    files = {**library("1.0"), **vendored}
+    with loading(
+        plugin_files("", files, requires=["demo_lib", "demo_other"]),
+        vendored=["demo-lib", "demo-other"],
+    ) as plugin:
+        assert sorted(plugin.shared) == ["demo_lib", "demo_other"]
+    plugin = loading(
+        plugin_files("", files, requires=["demo_lib", "demo_other<3"]),
+        vendored=["demo-lib", "demo-other"],
+    )
+    assert sorted(plugin.isolated) == ["demo_lib", "demo_other"]
 
 
 def test_extras_that_are_asked_for_count_through_and_through(loading, host):
@@ -393,7 +412,7 @@ def bundles(draw):
 
 
 @given(bundles())
-def test_nothing_public_requires_what_is_private_and_all_that_is_shared_will_do(bundle):
+def test_the_least_is_isolated_with_which_all_that_is_used_has_what_it_requires(bundle):
     bundled, found = bundle
     modules = {name: library.modules[0] for name, library in bundled.items()}
     shared = {modules[name]: "there" for name in found}
@@ -403,24 +422,34 @@ def test_nothing_public_requires_what_is_private_and_all_that_is_shared_will_do(
     )
     assert sorted([*names.owned, *names.shared, *names.isolated]) == sorted(modules.values())
     private = {name for name, module in modules.items() if module in names.isolated}
-    assert OWN not in private
 
-    def unfit(name: str) -> bool:
-        """Whether the process has it in a version that somebody here cannot use."""
-        if name not in found or found[name] == bundled[name].version:
-            return False
-        return any(
-            not requirement.specifier.contains(found[name], prereleases=True)
-            if found[name]
-            else str(requirement.specifier)
-            for library in bundled.values()
-            for requirement in library.requires
-            if requirement.name == name
-        )
+    def consistent(private: set[str]) -> bool:
+        """Whether nothing has to be isolated besides `private`."""
+        for name, library in bundled.items():
+            for requirement in library.requires:
+                needed = requirement.name
+                if needed in private and name not in {OWN, *private}:
+                    return False
+                if (
+                    needed not in found
+                    or needed in private
+                    or (name in found and name not in private)
+                ):
+                    continue
+                version = found[needed]
+                fits = (
+                    requirement.specifier.contains(version)
+                    if version
+                    else not requirement.specifier
+                )
+                if not fits and version != bundled[needed].version:
+                    return False
+        return True
 
-    for name, library in bundled.items():
-        requires_private = any(requirement.name in private for requirement in library.requires)
-        assert (name in private) == (name != OWN and (unfit(name) or requires_private))
+    assert consistent(private)
+    others = [name for name in bundled if name != OWN]
+    subsets = (set(some) for size in range(len(others)) for some in combinations(others, size))
+    assert all(private <= some for some in subsets if consistent(some))
 
 
 # --- importing -----------------------------------------------------------------------------------
