@@ -26,12 +26,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from plugin_manager.errors import CorruptError, ModuleConflictError
+from plugin_manager.loader import load
 from plugin_manager.loader._isolation import OWN, Library, keep_apart
 from plugin_manager.loader._names import Names
 from plugin_manager.manifest import Manifest, render
 from tests.bundles import release
 from tests.loader.hosts import run_host
-from tests.loader.releases import describe, paths_of, unpack, with_bytecode
+from tests.loader.releases import describe, make_release, paths_of, unpack, with_bytecode
 from tests.wheels import wheels
 
 EXTENSION = sysconfig.get_config_var("EXT_SUFFIX")
@@ -430,11 +431,8 @@ def test_the_least_is_isolated_with_which_all_that_is_used_has_what_it_requires(
                 needed = requirement.name
                 if needed in private and name not in {OWN, *private}:
                     return False
-                if (
-                    needed not in found
-                    or needed in private
-                    or (name in found and name not in private)
-                ):
+                is_used = name not in found or name in private
+                if needed not in found or needed in private or not is_used:
                     continue
                 version = found[needed]
                 fits = (
@@ -691,6 +689,20 @@ def test_a_changed_file_is_refused_and_a_dropped_one_not_found(apart):
     assert plugin.import_module("demo_lib").late.Thing.of == "1.0"
     with pytest.raises(ModuleNotFoundError):
         plugin.import_module("demo_lib.dropped")
+
+
+def test_what_judges_versions_is_verified_on_read_too(host, tmp_path):
+    host(library("2.0"))
+    files = plugin_files("import demo_lib\n", library("1.0"), requires=["demo_lib<2"])
+    made = make_release(tmp_path, files, vendored=["demo-lib"])
+    metadata = tmp_path / "demo_own-1.0.dist-info" / "METADATA"
+    signed = metadata.read_bytes()
+    metadata.write_bytes(signed.replace(b"<2", b"<9"))  # would share the host's
+    with pytest.raises(CorruptError, match="METADATA"):
+        load(*made, verify="on-read")
+    metadata.write_bytes(signed)
+    with load(*made, verify="on-read") as plugin:
+        assert plugin.import_module("demo").demo_lib.version == "1.0"
 
 
 def test_unloading_leaves_nothing_and_loading_again_works(apart):
