@@ -31,6 +31,10 @@ from plugin_manager.model import Release
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, DistributionFinder
 
+    from packaging.version import Version
+
+    from plugin_manager.loader._isolation import Isolation
+
 __all__ = ["FINDER", "Source"]
 
 
@@ -40,7 +44,7 @@ class Source:
 
     `vendored` maps brought modules to the vendored distributions they belong to, `distributions`
     the usable ones, whether vendored or not, to their dist-info directories. `released` is to be
-    called when nothing comes from it any more.
+    called when nothing comes from it any more. `isolation` is there where something is isolated.
     """
 
     tree: Tree
@@ -50,6 +54,7 @@ class Source:
     distributions: dict[str, str]
     released: Callable[[], None]
     names: Names = field(factory=lambda: Names((), {}))
+    isolation: Isolation | None = None
 
     @property
     def release(self) -> Release:
@@ -58,11 +63,14 @@ class Source:
 
     def spec(self, fullname: str, directory: str) -> ModuleSpec | None:
         """The spec of the module `fullname`, looked for in `directory`."""
+        if self.isolation is not None and fullname == self.isolation.package:
+            return ModuleSpec(fullname, NamespaceLoader(list), is_package=True)
         module = find(self.tree, directory, fullname.rpartition(".")[2])
         if module is None:
             return None
         location = self.tree.location(module.path)
-        loader = loader_for(self.tree, module.kind, fullname, module.path)
+        builtins = self._builtins(fullname)
+        loader = loader_for(self.tree, module.kind, fullname, module.path, builtins)
         if module.kind is Kind.NAMESPACE:
             spec = ModuleSpec(fullname, loader, is_package=True)
             spec.submodule_search_locations = [location]
@@ -71,6 +79,32 @@ class Source:
         return spec_from_file_location(
             fullname, location, loader=loader, submodule_search_locations=inside
         )
+
+    def _builtins(self, fullname: str) -> dict[str, object] | None:
+        """What the module executes with, None for the usual.
+
+        Vendored modules under their public names get that too: they may be other code's as well.
+        """
+        if self.isolation is None:
+            return None
+        name = fullname
+        while name and name not in self.vendored:
+            name = name.rpartition(".")[0]
+        return None if name else self.isolation.builtins
+
+    def imported_as(self, name: str) -> str:
+        """The name under which this process has what the release calls `name`.
+
+        `name` is a module's, or an entry point's value.
+        """
+        return name if self.isolation is None else self.isolation.name(name)
+
+    def owned(self) -> list[str]:
+        """The names that are imported from this source and no other, private ones among them."""
+        if self.isolation is None:
+            return list(self.names.owned)
+        private = [self.isolation.name(name) for name in self.isolation.modules]
+        return [*self.names.owned, self.isolation.package, *private]
 
     def joins(self) -> list[str]:
         """The namespace packages that lead to a module which is imported from this source.
@@ -134,11 +168,11 @@ class PluginFinder(abc.MetaPathFinder):
     def add(self, source: Source) -> None:
         """Answer for `source` from now on; raises ModuleConflictError and then changes nothing."""
         with self._lock:
-            source.names = self._judge(source)
+            source.names, source.isolation = self._judge(source)
             self._install()
             self._sources.append(source)
             _forget_caches(source.tree)  # finders that somebody made for the directory
-            for name in source.names.owned:
+            for name in source.owned():
                 self._owners[name] = source
                 self._users[name] = [source]
             for name in source.names.shared:
@@ -197,17 +231,47 @@ class PluginFinder(abc.MetaPathFinder):
         if self._hook in sys.path_hooks:
             sys.path_hooks.remove(self._hook)
 
-    def _judge(self, source: Source) -> Names:
+    def _judge(self, source: Source) -> tuple[Names, Isolation | None]:
         names = _names.judge(source.release, source.brought, source.vendored, self._elsewhere)
+        isolation = None
+        if names.shared:
+            names = self._judge_versions(source, names)
+        if names.isolated:
+            isolation = self._isolate(source, names)
         # A vendored distribution whose modules are shared is left to where those come from.
-        shared = {source.vendored[name] for name in names.shared}
+        elsewhere = {source.vendored[name] for name in (*names.shared, *names.isolated)}
         distributions = _names.judge_distributions(
             source.release,
-            {name: at for name, at in source.distributions.items() if name not in shared},
+            {name: at for name, at in source.distributions.items() if name not in elsewhere},
             {canonicalize_name(name) for name in source.tree.manifest.python.vendored},
             lambda name: self._distribution_elsewhere(name, source.tree),
         )
-        return evolve(names, distributions=distributions)
+        return evolve(names, distributions=distributions), isolation
+
+    def _judge_versions(self, source: Source, names: Names) -> Names:
+        from plugin_manager.loader import _isolation, _metadata  # noqa: PLC0415 - slow, rarely needed
+
+        def found(module: str, distribution: str) -> Version | None:
+            owner = self._owner_of(module)
+            if owner is None:
+                return _metadata.version_elsewhere(distribution, source.tree, self)
+            directory = owner.distributions.get(distribution)
+            return None if directory is None else _isolation.version_of(owner.tree, directory)
+
+        bundled = _isolation.libraries(
+            source.tree, source.brought, source.vendored, source.distributions
+        )
+        return _isolation.keep_apart(source.release, names, bundled, found)
+
+    def _isolate(self, source: Source, names: Names) -> Isolation:
+        from plugin_manager.loader._isolation import Isolation  # noqa: PLC0415 - slow, rarely needed
+
+        apart = {source.vendored[name] for name in names.isolated}
+        distributions = {name: at for name, at in source.distributions.items() if name in apart}
+        isolation = Isolation(source.release, names.isolated, distributions)
+        if (other := self._elsewhere(isolation.package)) is not None:
+            raise _names.conflict(source.release, "module", isolation.package, other)
+        return isolation
 
     def _distribution_elsewhere(self, name: str, tree: Tree) -> Elsewhere | None:
         from importlib.metadata import DistributionFinder  # noqa: PLC0415 - slow
@@ -307,8 +371,12 @@ class PluginFinder(abc.MetaPathFinder):
     ) -> ModuleSpec:
         outside = [entry for entry in path if self._within(entry) is None]
         for finder in list(sys.meta_path):
-            if finder is not self and (spec := finder.find_spec(fullname, outside, target)):
-                return spec
+            find = getattr(finder, "find_spec", None)  # very old finders have none
+            if finder is self or find is None:
+                continue
+            found: ModuleSpec | None = find(fullname, outside, target)
+            if found is not None:
+                return found
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
     def _within(self, location: str) -> tuple[Source, str] | None:
@@ -330,6 +398,8 @@ class PluginFinder(abc.MetaPathFinder):
         """What `importlib.metadata` shall know of loaded releases."""
         from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
 
+        for source in list(self._sources):
+            yield from _metadata.isolated_distributions(source, context)
         for source in list(self._sources):
             yield from _metadata.distributions(source, context, self)
 

@@ -36,11 +36,21 @@ _BYTECODE_SUFFIX = os.path.basename(cache_from_source("x.py"))[1:]  # noqa: PTH1
 class _Verified:
     """What all loaders share: the file `path` of `tree`, for the module `name`."""
 
+    builtins: dict[str, object] | None = None  # what to execute with instead of the usual
+
     def __init__(self, tree: Tree, name: str, path: str) -> None:
         self.tree = tree
         self.name = name
         self.location = tree.location(path)
         self._path = path
+
+    def create_module(self, spec: machinery.ModuleSpec) -> ModuleType | None:
+        """The module, where it is to execute with other `builtins` than the usual, else None."""
+        if self.builtins is None:
+            return None
+        module = ModuleType(spec.name)
+        vars(module)["__builtins__"] = self.builtins
+        return module
 
     def get_filename(self, fullname: str) -> str:
         """The place of the module's file; raises ImportError for another module's name."""
@@ -221,8 +231,15 @@ _LOADERS: dict[Kind, type[_SourceLoader | _BytecodeLoader | _ExtensionLoader]] =
 }
 
 
-def loader_for(tree: Tree, kind: Kind, name: str, path: str) -> abc.Loader:
-    """The loader of the module `name` of `kind` from the file (a namespace's directory) `path`."""
+def loader_for(
+    tree: Tree, kind: Kind, name: str, path: str, builtins: dict[str, object] | None = None
+) -> abc.Loader:
+    """The loader of the module `name` of `kind` from the file (a namespace's directory) `path`.
+
+    Python code will execute with `builtins` where they are given.
+    """
     if kind is Kind.NAMESPACE:
         return NamespaceLoader(lambda: [(tree, path)])
-    return _LOADERS[kind](tree, name, path)
+    loader = _LOADERS[kind](tree, name, path)
+    loader.builtins = builtins
+    return loader

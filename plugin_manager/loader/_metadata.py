@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import (
     Distribution,
     DistributionFinder,
@@ -18,20 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from plugin_manager.loader._tree import Tree, join
-from plugin_manager.manifest import Manifest
 
 if TYPE_CHECKING:
     from plugin_manager.loader._finder import Source
 
-__all__ = ["distributions", "entry_points", "found_elsewhere"]
+__all__ = [
+    "distributions",
+    "entry_points",
+    "found_elsewhere",
+    "isolated_distributions",
+    "version_elsewhere",
+]
 
 
-def entry_points(manifest: Manifest) -> EntryPoints:
-    """The entry points that the manifest declares."""
+def entry_points(source: Source) -> EntryPoints:
+    """The entry points that the release's manifest declares."""
     return EntryPoints(
-        EntryPoint(entry.name, entry.value, entry.group) for entry in manifest.entry_points
+        EntryPoint(entry.name, source.imported_as(entry.value), entry.group)
+        for entry in source.tree.manifest.entry_points
     )
 
 
@@ -44,20 +51,46 @@ def distributions(
     one more that stands for the plugin itself, called `publisher.name`, unless the host has one of
     that name. `ignoring` is the finder that is not the host's.
     """
-    tree, root = source.tree, source.root
-    # As in importlib.metadata: only a caller who names directories has put `path` there.
-    if context is not None and "path" in vars(context) and tree.location(root) not in context.path:
+    if _asks_elsewhere(source, context):
         return
-    wanted = None if context is None or context.name is None else canonicalize_name(context.name)
-    vendored = {canonicalize_name(name) for name in tree.manifest.python.vendored}
+    wanted = _wanted(context)
+    vendored = {canonicalize_name(name) for name in source.tree.manifest.python.vendored}
     for name, directory in source.names.distributions.items():
         if wanted in {None, name}:
-            yield _Installed(tree, root, directory)
+            yield _Installed(source, directory)
     if vendored.issuperset(source.names.distributions):
-        plugin = _Plugin(tree, root)
+        plugin = _Plugin(source)
         name = canonicalize_name(plugin.name)
-        if wanted in {None, name} and found_elsewhere(name, tree, ignoring) is None:
+        if wanted in {None, name} and found_elsewhere(name, source.tree, ignoring) is None:
             yield plugin
+
+
+def isolated_distributions(
+    source: Source, context: DistributionFinder.Context | None
+) -> Iterator[Distribution]:
+    """The isolated distributions that `context` asks for, where the release's own code asks.
+
+    Others find none: what they import by those names is another version. By its private name
+    (`version(__name__)`) everybody finds one.
+    """
+    if source.isolation is None or _asks_elsewhere(source, context):
+        return
+    wanted, own = _wanted(context), source.isolation.asks()
+    for name, directory in source.isolation.distributions.items():
+        private = canonicalize_name(f"{source.isolation.package}.{name}")
+        if wanted == private or (own and wanted in {None, name}):
+            yield _Installed(source, directory)
+
+
+def _asks_elsewhere(source: Source, context: DistributionFinder.Context | None) -> bool:
+    # As in importlib.metadata: only a caller who names directories has put `path` there.
+    if context is None or "path" not in vars(context):
+        return False
+    return source.tree.location(source.root) not in context.path
+
+
+def _wanted(context: DistributionFinder.Context | None) -> str | None:
+    return None if context is None or context.name is None else canonicalize_name(context.name)
 
 
 def found_elsewhere(name: str, tree: Tree, ignoring: object) -> str | None:
@@ -66,43 +99,66 @@ def found_elsewhere(name: str, tree: Tree, ignoring: object) -> str | None:
     One look-up by name, as `importlib.metadata.version` makes it. `ignoring` is the finder not to
     ask.
     """
+    found = _find_elsewhere(name, tree, ignoring)
+    return None if found is None else str(found.locate_file(""))
+
+
+def version_elsewhere(name: str, tree: Tree, ignoring: object) -> Version | None:
+    """The version in which the host has the distribution `name`; None where nothing says it."""
+    found = _find_elsewhere(name, tree, ignoring)
+    try:
+        return None if found is None else Version(found.metadata["Version"] or "")
+    except InvalidVersion:
+        return None
+
+
+def _find_elsewhere(name: str, tree: Tree, ignoring: object) -> Distribution | None:
     context = DistributionFinder.Context(name=name)
     for finder in sys.meta_path:
         find = getattr(finder, "find_distributions", None)
         if finder is ignoring or find is None:
             continue
-        for distribution in find(context):
-            where = str(distribution.locate_file(""))
-            if tree.path_of(where) is None:
-                return where
+        found: Iterable[Distribution] = find(context)
+        for distribution in found:
+            if tree.path_of(str(distribution.locate_file(""))) is None:
+                return distribution
     return None
 
 
 class _InTree(Distribution):
     """A distribution whose files lie below the import root of a release."""
 
-    def __init__(self, tree: Tree, root: str) -> None:
-        self._tree = tree
-        self._root = root
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._tree = source.tree
 
     def locate_file(self, path: str | PathLike[str]) -> Path:
         """The place of a file of the distribution; verified when the plugin was loaded."""
-        return Path(self._tree.location(self._root), fspath(path))
+        return Path(self._tree.location(self._source.root), fspath(path))
 
 
 class _Installed(_InTree):
     """A distribution that came with its `dist-info` directory."""
 
-    def __init__(self, tree: Tree, root: str, directory: str) -> None:
-        super().__init__(tree, root)
+    def __init__(self, source: Source, directory: str) -> None:
+        super().__init__(source)
         self._directory = directory
 
     def read_text(self, filename: str | PathLike[str]) -> str | None:
-        """The verified text of a metadata file, None where there is none."""
+        """The verified text of a metadata file, None where there is none.
+
+        In that of the entry points isolated modules have their private names.
+        """
         path = join(self._directory, fspath(filename))
         if not self._tree.is_file(path):
             return None
-        return self._tree.read(path).decode(errors="replace")
+        text = self._tree.read(path).decode(errors="replace")
+        if self._source.isolation is None or fspath(filename) != "entry_points.txt":
+            return text
+        rows = (line.partition("=") for line in text.splitlines())
+        return "\n".join(
+            f"{name}{sign}{self._source.imported_as(value.strip())}" for name, sign, value in rows
+        )
 
     # Nonsense in these two files would end everybody's `entry_points()`, not the plugin's alone.
 
@@ -144,4 +200,4 @@ class _Plugin(_InTree):
     @property
     def entry_points(self) -> EntryPoints:
         """The manifest's entry points."""
-        return entry_points(self._tree.manifest)
+        return entry_points(self._source)

@@ -3,7 +3,8 @@
 One process has one module of a name. So before any code runs, each name that a release brings is
 judged: Python's own and this package's names are refused; a name that the process has already is
 shared where the release merely vendors it, and refused where it is the release's own.
-Distributions, as `importlib.metadata` names them, are judged likewise.
+Distributions, as `importlib.metadata` names them, are judged likewise. Whether what is shared will
+do in the version that it is, `_isolation` judges.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from plugin_manager.model import Release
 __all__ = [
     "Elsewhere",
     "Names",
+    "conflict",
     "dist_infos",
     "found_elsewhere",
     "judge",
@@ -54,11 +56,13 @@ class Elsewhere:
 class Names:
     """The judgement: `owned` modules are imported from the release, `shared` ones from `where`.
 
-    `distributions` are what `importlib.metadata` finds, with their dist-info directories.
+    `isolated` ones are imported from the release under private names; their values are words for
+    people. `distributions` are what `importlib.metadata` finds, with their dist-info directories.
     """
 
     owned: tuple[str, ...]
     shared: Mapping[str, str]
+    isolated: Mapping[str, str] = field(factory=dict)
     distributions: Mapping[str, str] = field(factory=dict)
 
 
@@ -75,7 +79,7 @@ def judge(
     owned, shared = [], {}
     for name in brought.modules:
         if name.partition(".")[0] in _RESERVED:
-            raise _conflict(
+            raise conflict(
                 release,
                 "module",
                 name,
@@ -88,7 +92,7 @@ def judge(
         elif name in vendored and (other.release is None or other.release.plugin != release.plugin):
             shared[name] = other.where
         else:
-            raise _conflict(release, "module", name, other, _remedy(release, other))
+            raise conflict(release, "module", name, other)
     return Names(tuple(owned), shared)
 
 
@@ -109,7 +113,7 @@ def judge_distributions(
         if other is None:
             kept[name] = directory
         elif name not in vendored:
-            raise _conflict(release, "distribution", name, other, _remedy(release, other))
+            raise conflict(release, "distribution", name, other)
     return kept
 
 
@@ -121,12 +125,13 @@ def _remedy(release: Release, other: Elsewhere) -> str:
     return "Load only one of the two plugins in a process."
 
 
-def _conflict(
-    release: Release, kind: str, name: str, other: Elsewhere, remedy: str
+def conflict(
+    release: Release, kind: str, name: str, other: Elsewhere, remedy: str = ""
 ) -> ModuleConflictError:
+    """The error to raise where `release` brings what this process has from `other`."""
     return ModuleConflictError(
         f"{release} brings the {kind} {name!r}, which this process has from {other.where}",
-        remedy=remedy,
+        remedy=remedy or _remedy(release, other),
         where=other.where,
         plugin=str(release.plugin),
         **{kind: name},

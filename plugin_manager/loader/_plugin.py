@@ -197,7 +197,7 @@ class LoadedPlugin:
         """The release's entry points; `load()` of one imports its module."""
         from plugin_manager.loader import _metadata  # noqa: PLC0415 - slow
 
-        return tuple(_metadata.entry_points(self.manifest))
+        return tuple(_metadata.entry_points(self._source))
 
     def entry_points_in(self, group: str) -> tuple[EntryPoint, ...]:
         """The release's entry points in `group`."""
@@ -219,7 +219,7 @@ class LoadedPlugin:
             above = above.rpartition(".")[0]
         if not above:
             raise ModuleNotFoundError(f"{self.release} has no module {name!r}", name=name)
-        return importlib.import_module(name)
+        return importlib.import_module(self._source.imported_as(name))
 
     @property
     def modules(self) -> Mapping[str, ModuleType]:
@@ -230,13 +230,22 @@ class LoadedPlugin:
     def shared(self) -> Mapping[str, str]:
         """The vendored modules that this process had already, and where it has them from.
 
-        The release uses those, in the version that they are.
+        The release uses those, in the version that they are, which is one that it allows.
         """
         return self._source.names.shared
 
     def confirm(self) -> None:
         """Say that the release works: where it is on trial, the trial is over."""
         self._confirmed()
+
+    @property
+    def isolated(self) -> Mapping[str, str]:
+        """The vendored modules that this plugin alone uses, each with its version, for people.
+
+        That is because the process has another version, which is named then, or because they
+        require such a one. In `sys.modules` they have private names; `import_module` knows them.
+        """
+        return self._source.names.isolated
 
     @property
     def unloaded(self) -> bool:

@@ -294,3 +294,10 @@ def test_the_judgement_is_pure(tmp_path):
         release, brought, {"lib": "lib"}, lambda name: Elsewhere("X") if name == "lib" else None
     )
     assert (names.owned, dict(names.shared)) == (("demo",), {"lib": "X"})
+
+
+def test_finders_of_the_old_kind_are_passed_over(loading, monkeypatch):
+    loading({"demo/__init__.py": ""})
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, object()])
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("demo.absent")
