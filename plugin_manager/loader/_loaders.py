@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 from plugin_manager.errors import PluginManagerError
 from plugin_manager.loader._modules import Kind
 from plugin_manager.loader._native import load_extension
-from plugin_manager.loader._tree import BYTECODE_TAG, Tree, join
+from plugin_manager.loader._tree import BYTECODE_TAG, Tree
 
 if TYPE_CHECKING:
     from plugin_manager.loader._resources import ResourceReader
 
 __all__ = ["NamespaceLoader", "loader_for"]
+
+# What `module.py` becomes: ".cpython-311.pyc", "….opt-1.pyc" where this process optimises. Only of
+# the name: sys.pycache_prefix may send the rest anywhere.
+_BYTECODE_SUFFIX = os.path.basename(cache_from_source("x.py"))[1:]  # noqa: PTH119 - a string
 
 
 class _Verified:
@@ -71,31 +75,26 @@ class _Verified:
 class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # typeshed contradicts itself
     """Source, or the bytecode that the manifest has for this interpreter.
 
-    The choice is `importlib.abc.SourceLoader.get_code`'s: bytecode with another magic number, or
-    a time stamp, or which is not there, is passed over. Nothing is ever written.
+    Nothing is ever written.
     """
 
     @cached_property
     def _bytecode(self) -> str:
         """The path of the module's bytecode in the manifest, or ""."""
-        # Only the name: sys.pycache_prefix may send the rest anywhere.
-        name = os.path.basename(cache_from_source(self.location))  # noqa: PTH119 - a string
-        path = join(join(posixpath.dirname(self._path), "__pycache__"), name)
+        directory, slash, name = self._path.rpartition("/")
+        path = f"{directory}{slash}__pycache__/{name.removesuffix('.py')}{_BYTECODE_SUFFIX}"
         file = self.tree.files.get(path)
         return path if file is not None and file.tag == BYTECODE_TAG else ""
 
-    # The two ways of the base class's `path_stats` and `get_data` to ask for bytecode.
-    def path_stats(self, path: str) -> dict[str, int]:
-        """Stand-in times where there is bytecode to try; raises OSError where there is none."""
-        if not self._bytecode:
-            raise FileNotFoundError(errno.ENOENT, "no bytecode for this interpreter", path)
-        return {"mtime": 0, "size": 0}
-
-    def get_data(self, path: str) -> bytes:
-        """As for every loader, and the bytecode where `importlib` would look for it."""
-        if self._bytecode and path.endswith(posixpath.basename(self._bytecode)):
-            path = self.tree.location(self._bytecode)
-        return super().get_data(path)
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code; raises CorruptError, SyntaxError."""
+        location = self.get_filename(fullname)
+        if self._bytecode and self.tree.is_file(self._bytecode):
+            return self.tree.use(
+                self._bytecode,
+                lambda data: _Bytecode(location, data, self.get_data).get_code(fullname),
+            )
+        return self.source_to_code(self.get_data(location), location)
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, whose source tracebacks will show as it was signed."""
@@ -104,7 +103,30 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         lines: Any = _Lines(lambda: self.get_source(self.name))
         size = self.tree.files[self._path].size
         linecache.cache[self.location] = (size, None, lines, self.location)
-        super().exec_module(module)
+        with self.tree.executing():
+            super().exec_module(module)
+
+
+class _Bytecode(abc.SourceLoader):
+    """The choice between the bytecode `data` and the source at `location`, as `importlib` makes it.
+
+    Bytecode with another magic number, or a time stamp, is passed over; other code is told where
+    its source lies.
+    """
+
+    def __init__(self, location: str, data: memoryview, read: Callable[[str], bytes]) -> None:
+        self._location, self._data, self._read = location, data, read
+
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002 - the interface's
+        return self._location
+
+    def path_stats(self, path: str) -> dict[str, int]:  # noqa: ARG002 - the interface's
+        """No time that bytecode could have: there is no other way to say that it is hashed."""
+        return {"mtime": 0, "size": 0}
+
+    def get_data(self, path: str) -> Any:
+        """The source as bytes; for any other place the bytecode, which is memory on loan."""
+        return self._read(path) if path == self._location else self._data
 
 
 class _Lines(Sequence[str]):
@@ -137,17 +159,25 @@ class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignor
         _Verified.__init__(self, tree, name, path)
         machinery.SourcelessFileLoader.__init__(self, name, self.location)
 
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module."""
+        with self.tree.executing():
+            super().exec_module(module)
+
 
 class _ExtensionLoader(_Verified, abc.ExecutionLoader):
     """Native code, mapped from bytes that nobody can change any more."""
 
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
         """The module, its library mapped; raises ImportError, CorruptError."""
-        return load_extension(self.tree, self._path, spec)
+        # Mapping a library runs code of it already, but only what follows shows that it is good.
+        with self.tree.executing(whole=False):
+            return load_extension(self.tree, self._path, spec)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's execution slots."""
-        machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
+        with self.tree.executing():
+            machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
 
     def get_code(self, fullname: str) -> None:
         """None: there is no Python code."""

@@ -43,13 +43,14 @@ class Module(NamedTuple):
 def find(tree: Tree, directory: str, name: str) -> Module | None:
     """The module called `name` (without dots) in `directory`."""
     base = join(directory, name)
+    files = tree.files  # asked first: of most suffixes there is no such file
     is_directory = tree.is_directory(base)
     if is_directory:
         for suffix, kind in _SUFFIXES:
-            if tree.is_file(path := f"{base}/__init__{suffix}"):
+            if (path := f"{base}/__init__{suffix}") in files and tree.is_file(path):
                 return Module(kind, path, True)
     for suffix, kind in _SUFFIXES:
-        if tree.is_file(path := base + suffix):
+        if (path := base + suffix) in files and tree.is_file(path):
             return Module(kind, path, False)
     return Module(Kind.NAMESPACE, base, True) if is_directory else None
 

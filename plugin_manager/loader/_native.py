@@ -118,23 +118,26 @@ class _SealedFiles:
         number, identity = self._known.get(key, (-1, (0, 0)))
         if number < 0 or _identity(number) != identity:
             # Not made yet, or closed behind our back, as daemons do that close all descriptors.
-            number = self._make(tree.read(path), posixpath.basename(path))
+            number = self._make(tree, path)
             self._known[key] = number, _identity(number)
         return f"/proc/self/fd/{number}"
 
-    def _make(self, data: bytes, name: str) -> int:
+    def _make(self, tree: Tree, path: str) -> int:
         import fcntl  # noqa: PLC0415 - not on every system
 
         # The name only shows in /proc/self/maps.
-        label = os.fsdecode(name.encode()[:_MEMORY_NAME_BYTES])
+        label = os.fsdecode(posixpath.basename(path).encode()[:_MEMORY_NAME_BYTES])
         number = os.memfd_create(label, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         while number in self._numbers:
             # `dlopen` would take the name of a closed one for the library it once held.
             taken, number = number, fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, number + 1)
             os.close(taken)
         self._numbers.add(number)
-        with open(number, "wb", closefd=False) as file:
-            file.write(data)
+        try:
+            tree.copy(path, number)
+        except BaseException:
+            os.close(number)
+            raise
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(number, fcntl.F_ADD_SEALS, seals)
         return number

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import os
 import posixpath
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
-from plugin_manager.store import open_verified, read_verified, release_faults
+from plugin_manager.store import (
+    Fault,
+    copy_verified,
+    map_verified,
+    open_verified,
+    read_verified,
+    release_faults,
+    use_verified,
+)
 
 __all__ = ["BYTECODE_TAG", "Tree", "join"]
+
+T = TypeVar("T")
 
 # Files with this tag in the manifest are for this interpreter; others' are as if they were not.
 BYTECODE_TAG = bytecode_tag()
@@ -29,18 +42,35 @@ def join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
+class _Depth(threading.local):
+    """How many modules of a release the thread is executing, one within the other."""
+
+    value = 0
+
+
 class Tree:
     """The files of `manifest` in `directory` (real, absolute) that this interpreter may use.
 
     Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
-    form of the operating system.
+    form of the operating system. `imported` is told how each outermost execution ended.
     """
 
-    def __init__(self, manifest: Manifest, directory: Path) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        directory: Path,
+        *,
+        verified_at_load: bool = True,
+        imported: Callable[[BaseException | None], None] = lambda _: None,
+    ) -> None:
         self.manifest = manifest
         self.directory = directory
+        self.verified_at_load = verified_at_load
+        self._imported = imported
+        self._depth = _Depth()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
         self._top = str(directory)
+        self._prefix = os.path.join(self._top, "")  # noqa: PTH118 - a string
 
     @cached_property
     def children(self) -> dict[str, list[str]]:
@@ -70,16 +100,61 @@ class Tree:
         """The verified bytes of the file `path`; raises NotFoundError, CorruptError."""
         return read_verified(self.directory, self.manifest, self._file(path))
 
+    def use(self, path: str, use: Callable[[memoryview], T]) -> T:
+        """What `use` makes of the verified bytes of the file `path`, of which it keeps nothing.
+
+        Raises as `read` does, and what `use` does.
+        """
+        return use_verified(self.directory, self.manifest, self._file(path), use)
+
+    def copy(self, path: str, target: int) -> None:
+        """Write the verified bytes of the file `path` to a descriptor; raises as `read` does."""
+        copy_verified(self.directory, self.manifest, self._file(path), target)
+
     def open(self, path: str) -> BinaryIO:
         """A stream of the verified bytes of the file `path`; raises NotFoundError, CorruptError."""
         return open_verified(self.directory, self.manifest, self._file(path))
+
+    def memoryview(self, path: str, *, copy: bool) -> memoryview:
+        """The verified bytes of the file `path`, mapped, or copied; raises as `read` does."""
+        if copy:
+            return memoryview(self.read(path))
+        return map_verified(self.directory, self.manifest, self._file(path))
+
+    def verified_path(self, path: str) -> Path:
+        """The place of the file `path`, hashed now; raises NotFoundError, CorruptError."""
+        file = self._file(path)
+        self._refuse(release_faults(self.directory, self.manifest, [file], tagged=True))
+        return self.directory / file.path
+
+    @contextmanager
+    def executing(self, *, whole: bool = True) -> Iterator[None]:
+        """A module of the release is executed meanwhile; how the outermost ended is told.
+
+        That it ended well is not, where it was not the `whole` of the execution.
+        """
+        depth = self._depth
+        depth.value += 1
+        try:
+            yield
+        except BaseException as error:
+            if depth.value == 1:
+                self._imported(error)
+            raise
+        else:
+            if depth.value == 1 and whole:
+                self._imported(None)
+        finally:
+            depth.value -= 1
 
     def _file(self, path: str) -> File:
         return self.files.get(path) or self.manifest.file(path)
 
     def verify(self) -> None:
         """Read and hash every file; raises CorruptError naming all that are not as signed."""
-        faults = release_faults(self.directory, self.manifest, self.files.values())
+        self._refuse(release_faults(self.directory, self.manifest, self.files.values()))
+
+    def _refuse(self, faults: list[Fault]) -> None:
         if not faults:
             return
         release = self.manifest.release
@@ -94,13 +169,19 @@ class Tree:
 
     def location(self, path: str) -> str:
         """Where `path` lies on this machine."""
-        return os.path.join(self._top, *path.split("/")) if path else self._top  # noqa: PTH118 - str
+        if not path:
+            return self._top
+        return self._prefix + (path if os.sep == posixpath.sep else path.replace("/", os.sep))
 
     def path_of(self, location: str) -> str | None:
         """The path of what would lie at `location`, or None where that is outside the release."""
+        if os.sep == posixpath.sep and location.startswith(self._prefix):
+            path = location[len(self._prefix) :]
+            if path in self.files or path in self.children:
+                return path  # as nearly all that import asks for
         absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
         if absolute == self._top:
             return ""
-        if not absolute.startswith(self._top + os.sep):
+        if not absolute.startswith(self._prefix):
             return None
-        return absolute[len(self._top) + 1 :].replace(os.sep, posixpath.sep)
+        return absolute[len(self._prefix) :].replace(os.sep, posixpath.sep)

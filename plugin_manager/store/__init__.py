@@ -20,10 +20,13 @@ from plugin_manager.store._store import Store
 from plugin_manager.store._verify import (
     Damage,
     Fault,
+    copy_verified,
     foreign_files,
+    map_verified,
     open_verified,
     read_verified,
     release_faults,
+    use_verified,
 )
 
 __all__ = [
@@ -49,11 +52,14 @@ __all__ = [
     "Store",
     "Want",
     "Wish",
+    "copy_verified",
     "disk_bytes",
     "foreign_files",
     "job_id",
+    "map_verified",
     "open_verified",
     "read_verified",
     "release_faults",
     "state_of",
+    "use_verified",
 ]
