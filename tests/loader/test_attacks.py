@@ -9,7 +9,6 @@ import os
 import pkgutil
 import sys
 import sysconfig
-import threading
 from pathlib import Path
 
 import pytest
@@ -206,54 +205,6 @@ def test_control_a_loader_that_reads_again_is_caught(loading, monkeypatch):
 
     monkeypatch.setattr(_loaders._Verified, "get_data", get_data)
     assert plugin.import_module("demo").kind == "evil"
-
-
-class _Racer(threading.Thread):
-    """Replaces a file by an evil one and back, as fast as it can."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self.path = path
-        self.stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopping.is_set():
-            replace(self.path, EVIL)
-            replace(self.path, GOOD)
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.join()
-
-
-def test_a_racing_writer_never_gets_a_wrong_module_to_run(tmp_path):
-    release = make_release(tmp_path, {"demo.py": GOOD})
-    seen = set()
-    with _Racer(tmp_path / "demo.py"):
-        for _ in range(300):
-            try:
-                with load(*release) as plugin:
-                    seen.add(plugin.import_module("demo").kind)
-            except CorruptError:
-                seen.add("refused")
-    assert seen <= {"good", "refused"}
-
-
-def test_control_it_gets_one_where_the_file_is_read_twice(tmp_path):
-    manifest, directory = make_release(tmp_path, {"demo.py": GOOD})
-    plugin = load(manifest, directory)
-    seen = set()
-    with _Racer(tmp_path / "demo.py"):
-        while "evil" not in seen:
-            try:
-                plugin.verify()
-            except CorruptError:
-                continue
-            seen.add((tmp_path / "demo.py").read_text()[8:12])
-    plugin.unload()
 
 
 # --- what is dropped in -------------------------------------------------------------------------
