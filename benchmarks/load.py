@@ -12,9 +12,8 @@ What is measured, each in fresh processes with warm caches, beside its peer in t
                   process with a manager can load it as a plugin. The loader alone does not
     small         one load of a plugin of 50 KB: the first in a process, and later ones
     --big         a file of so many megabytes, in the page cache: verified, mapped, streamed; the
-                  peer is BLAKE3 on all cores over the same bytes. With --cold (as root) the page
-                  cache is dropped before each, and the peer reads the file in as many threads as
-                  there are cores
+                  peer is BLAKE3 on all cores over the same bytes. With --cold its pages are dropped
+                  before each, and the peer reads the file in as many threads as there are cores
 """
 
 from __future__ import annotations
@@ -22,17 +21,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import shutil
 import statistics
 import subprocess
 import sys
 import textwrap
 import zipfile
+from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+from blake3 import blake3
 
 from benchmarks.measuring import environment, work_directory
 from plugin_manager import PluginManager
-from plugin_manager.model import PluginName
+from plugin_manager.manifest import (
+    About,
+    Chunking,
+    Columns,
+    File,
+    Manifest,
+    PythonLayout,
+    render,
+)
+from plugin_manager.model import BundlePath, HostNeeds, PluginName, Release, parse_version
 from plugin_manager.publishing import Repository, serve
 from plugin_manager.store import Store
 from tests.loader.hosts import make_libraries
@@ -47,6 +61,7 @@ PACKAGES = {
 }
 TARGETS = {"sympy": 1.0, "django": 1.0, "pandas": 1.1, "cryptography": 1.3}
 NO_CHAIN = {"cryptography"}
+CHUNK_BYTES = 256 * 1024
 
 # --- what the measured processes run ----------------------------------------------------------
 
@@ -112,6 +127,54 @@ print(json.dumps([package, first, later[50]]))
 """
 
 
+# How each way takes a whole file, `path` and `manifest` being there; what is timed is below.
+WAYS = {
+    "BLAKE3": "from blake3 import blake3\n"
+    "run = lambda: blake3(max_threads=blake3.AUTO).update_mmap(path).digest()",
+    "read": "run = read",
+    "load": "run = lambda: load(manifest, directory)",
+    "path": "run = lambda plugin=on_read(): plugin.path('model.bin')",
+    "memoryview": "run = lambda plugin=on_read(): plugin.memoryview('model.bin')",
+    "readinto": "run = lambda plugin=on_read(): stream_into(plugin, 16 << 20)",
+    "small": "run = lambda plugin=on_read(): stream(plugin, 64 << 10)",
+    "first": "run = lambda: on_read().open('model.bin').read(1)",
+}
+BIG = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from plugin_manager.loader import load
+from plugin_manager.manifest import parse
+directory = Path({directory!r})
+path = directory / "model.bin"
+manifest = parse(Path({manifest!r}).read_bytes())
+def on_read():
+    return load(manifest, directory, verify="on-read")
+def read():
+    size, share = path.stat().st_size, 8 << 20
+    def part(start):
+        buffer = bytearray(1 << 20)
+        for at in range(start, min(start + share, size), len(buffer)):
+            os.preadv(descriptor, [buffer], at)
+    descriptor = os.open(path, os.O_RDONLY)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(part, range(0, size, share)))
+def stream_into(plugin, length):
+    buffer = bytearray(length)
+    with plugin.open("model.bin") as stream:
+        while stream.readinto(buffer):
+            pass
+def stream(plugin, length):
+    with plugin.open("model.bin") as stream:
+        while stream.read(length):
+            pass
+{way}
+begun = perf_counter()
+run()
+print(perf_counter() - begun)
+"""
+
+
 def measured(script: str, **values: object) -> float:
     """What `script` prints, run in a process of its own that sees nothing of this environment."""
     return float(_printed(script, **values))
@@ -156,6 +219,11 @@ class Shelf:
         self.work = work
         self.libraries = work / "libraries"
         make_libraries(self.libraries)
+        self.few_libraries = work / "few-libraries"
+        shutil.copytree(self.libraries, self.few_libraries, symlinks=True)
+        for name in ("cryptography", "cffi", "_cffi_backend", "pycparser"):
+            for path in self.few_libraries.glob(f"{name}*"):
+                path.unlink()
         repository = Repository.create(
             work / "repository", keys_directory=work / "keys", passphrase="x"
         )
@@ -179,7 +247,7 @@ class Shelf:
         """What the scripts above want to know."""
         active = self._store.active(PluginName.parse(f"bench/{package}"))
         return {
-            "libraries": str(self.libraries),
+            "libraries": str(self.few_libraries if package in NO_CHAIN else self.libraries),
             "plain": str(self.work / "plain" / package),
             "modules": PACKAGES.get(package, ()),
             "store": str(self._store.directory),
@@ -255,6 +323,97 @@ def measure_small(shelf: Shelf, runs: int) -> None:
     print(f"| a later load, all verified (median of 101) | {later:.2f} ms | 3 ms |", flush=True)
 
 
+# --- a file that is larger than memory likes -----------------------------------------------------
+
+
+def big_release(work: Path, megabytes: int) -> dict[str, object]:
+    """A release of one file of random bytes, in chunks of 256 KiB, as the scripts want it."""
+    directory = work / "big"
+    directory.mkdir()
+    block = random.Random(5).randbytes(64 * CHUNK_BYTES)
+    count = megabytes * 1_000_000 // CHUNK_BYTES
+    digests = []
+    with (directory / "model.bin").open("wb") as file:
+        for number in range(count):
+            at = number % 64 * CHUNK_BYTES
+            chunk = number.to_bytes(8) + block[at + 8 : at + CHUNK_BYTES]
+            digests.append(blake3(chunk).digest())
+            file.write(chunk)
+    lengths = array("I", [CHUNK_BYTES]) * count
+    manifest = Manifest(
+        release=Release(PluginName.parse("bench/big"), parse_version("1.0")),
+        about=About(),
+        requirements=(),
+        needs=HostNeeds(),
+        entry_points=(),
+        python=PythonLayout(),
+        files=(
+            File(
+                path=BundlePath.parse("model.bin"),
+                size=count * CHUNK_BYTES,
+                executable=False,
+                tag="",
+                chunking=Chunking(CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES),
+                first_chunk=0,
+                chunk_count=count,
+            ),
+        ),
+        columns=Columns(
+            digests=b"".join(digests),
+            lengths=lengths,
+            frames=array("I", range(count)),
+            offsets=array("I", bytes(4 * count)),
+            frame_lengths=lengths,
+            frame_content_lengths=lengths,
+        ),
+    )
+    (work / "big.manifest").write_bytes(render(manifest))
+    make_libraries(work / "libraries")
+    return {
+        "directory": str(directory),
+        "manifest": str(work / "big.manifest"),
+        "libraries": str(work / "libraries"),
+    }
+
+
+def measure_big(work: Path, megabytes: int, runs: int, *, cold: bool) -> None:
+    values = big_release(work, megabytes)
+    file = Path(str(values["directory"])) / "model.bin"
+
+    def one(way: str) -> float:
+        if cold:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return measured(_BEGIN + BIG, way=WAYS[way], **values)
+
+    peer = "read" if cold else "BLAKE3"
+    ways = [way for way in WAYS if way != ("BLAKE3" if cold else "read")]
+    found = in_turn({way: partial(one, way) for way in ways}, runs)
+    base = statistics.median(found[peer])
+    size, state = (
+        file.stat().st_size / 1e9,
+        "not in the page cache" if cold else "in the page cache",
+    )
+    print(f"| {size:.1f} GB {state} | seconds | GB/s | {peer} / this | target |")
+    print("|---|---|---|---|---|")
+    verified = 0.95 if cold else 0.85
+    targets = {"load": f"{verified}", "path": f"{verified}", "memoryview": f"{verified}"}
+    for way in ways:
+        taken = statistics.median(found[way])
+        if way == "first":
+            print(f"| first byte | {taken * 1000:.1f} ms | - | - | 10 ms |")
+            continue
+        speed = f"{statistics.median(found[way]):.2f} | {size / taken:.1f}"
+        print(
+            f"| {way} | {speed} | {ratio(found[peer], found[way]):.2f} | {targets.get(way, '')} |"
+        )
+    for way in ("readinto", "small"):
+        part = ratio(found["load"], found[way])
+        print(f"| {way} beside load | | | {part:.2f} | {0.8 if way == 'readinto' else ''} |")
+    print(f"\nThe peer took {base:.2f} s.", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -262,11 +421,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--packages", nargs="*", choices=PACKAGES, default=list(PACKAGES))
     parser.add_argument("--directory", type=Path, help="where to work; in memory by default")
+    parser.add_argument("--big", type=int, default=0, help="megabytes of one file, instead")
+    parser.add_argument("--cold", action="store_true", help="with --big: from the disk")
     arguments = parser.parse_args()
     with work_directory(arguments.directory) as work:
         print(
             f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, median of {arguments.runs}\n"
         )
+        if arguments.big:
+            measure_big(work, arguments.big, arguments.runs, cold=arguments.cold)
+            return
         shelf = Shelf(work, arguments.packages)
         measure_imports(shelf, arguments.packages, arguments.runs)
         measure_small(shelf, arguments.runs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ T = TypeVar("T")
 # Files with this tag in the manifest are for this interpreter; others' are as if they were not.
 BYTECODE_TAG = bytecode_tag()
 
+_UNUSUAL = re.compile(r"/\.|//|/$|\\")  # in locations that `abspath` might change
 _MOST_NAMED = 10  # files that an error's message spells out; its `paths` has all
 
 
@@ -175,11 +177,11 @@ class Tree:
 
     def path_of(self, location: str) -> str | None:
         """The path of what would lie at `location`, or None where that is outside the release."""
-        if os.sep == posixpath.sep and location.startswith(self._prefix):
-            path = location[len(self._prefix) :]
-            if path in self.files or path in self.children:
-                return path  # as nearly all that import asks for
-        absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+        # Asked for every file that the process has sources or finders of, at each load.
+        if os.sep == location[:1] and not _UNUSUAL.search(location):
+            absolute = location
+        else:
+            absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
         if absolute == self._top:
             return ""
         if not absolute.startswith(self._prefix):

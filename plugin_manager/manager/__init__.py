@@ -1,5 +1,6 @@
 """The use cases, wired: what `plugin_manager` offers to hosts and to the command line."""
 
+from plugin_manager.manager._events import Event, LoadAll, Trial
 from plugin_manager.manager._job import Job, ResumeStatus, Resumption
 from plugin_manager.manager._manager import PluginManager
 from plugin_manager.manager._plan import Cleanup, Plan, Step
@@ -9,9 +10,11 @@ from plugin_manager.store import JobState
 
 __all__ = [
     "Cleanup",
+    "Event",
     "Inspection",
     "Job",
     "JobState",
+    "LoadAll",
     "Plan",
     "PluginManager",
     "Progress",
@@ -19,4 +22,5 @@ __all__ = [
     "ResumeStatus",
     "Resumption",
     "Step",
+    "Trial",
 ]

@@ -25,7 +25,15 @@ from plugin_manager.manager._progress import Meter, Progress
 from plugin_manager.manager._remote import Remote
 from plugin_manager.manifest import File
 from plugin_manager.model import Digest, Release
-from plugin_manager.store import Active, Generation, Housekeeping, SpacePlan, Staging, Store
+from plugin_manager.store import (
+    Active,
+    Generation,
+    Housekeeping,
+    SpacePlan,
+    Staging,
+    Store,
+    Trials,
+)
 from plugin_manager.trust import Trust
 
 __all__ = ["Changes"]
@@ -56,7 +64,7 @@ class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
     `writing` gives the store's lock, `tidy` collects garbage. Who fetches the same is waited for
-    `timeout_seconds` (negative: for ever).
+    `timeout_seconds` (negative: for ever). `trial_attempts` 0: upgrades are not on trial.
     """
 
     def __init__(
@@ -73,9 +81,12 @@ class Changes:
         tidy: Callable[[], None],
         listener: Listener,
         timeout_seconds: float,
+        trial_attempts: int,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._trials = Trials(store.directory)
+        self._trial_attempts = trial_attempts
         self._housekeeping = housekeeping
         self._trust = trust
         self._planner = planner
@@ -235,10 +246,23 @@ class Changes:
         changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
         generation = self._store.current()
         if changes:
+            self._keep_trials(plan)
             generation = self._store.activate(changes, plan.action, self._now())
         if placing or any(step.after is None for step in plan.steps):
             self._tidy()
         return generation
+
+    def _keep_trials(self, plan: Plan) -> None:
+        """Have on trial what `plan` upgrades to, before `current` names it, and nothing else."""
+        for step in plan.steps:
+            before, after = step.before, step.after
+            if after is None or step.kind not in _MOVES or plan.trial == "keep":
+                continue
+            newer = before is not None and after.release.version > before.release.version
+            if newer and plan.trial == "begin" and self._trial_attempts:
+                self._trials.begin(after.digest)
+            else:
+                self._trials.end(after.digest)
 
     def _mend(self, step: Step) -> None:
         """See that a release that is on this disk already is whole."""

@@ -17,6 +17,7 @@ from plugin_manager.store._lease import Lease
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
 from plugin_manager.store._store import Store
+from plugin_manager.store._trials import Attempt, Trials
 from plugin_manager.store._verify import (
     Damage,
     Fault,
@@ -31,6 +32,7 @@ from plugin_manager.store._verify import (
 
 __all__ = [
     "Active",
+    "Attempt",
     "Change",
     "Damage",
     "Fault",
@@ -50,6 +52,7 @@ __all__ = [
     "Standing",
     "Storage",
     "Store",
+    "Trials",
     "Want",
     "Wish",
     "copy_verified",

@@ -15,10 +15,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 from blake3 import blake3
 
 from plugin_manager.errors import CorruptError
@@ -197,7 +198,7 @@ def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
     For files that do not fit in memory. A first read, and one after a seek, takes one chunk;
     whoever reads on gets larger pieces, hashed on all processors, into the caller's own memory
     where that has room. Raises CorruptError naming the file where it is missing or no regular
-    file; reading raises it where a chunk differs.
+    file; reading raises it where a chunk differs or cannot be read.
     """
     try:
         descriptor = _open_regular(directory / file.path)
@@ -205,6 +206,28 @@ def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
         damage = Damage.MISSING if isinstance(error, FileNotFoundError) else Damage.DAMAGED
         raise _corrupt(manifest, file, damage) from error
     return io.BufferedReader(_VerifiedStream(descriptor, manifest, file), _STREAM_BUFFER_BYTES)
+
+
+@frozen(eq=False)
+class _Begun:
+    """Chunks from `index` up to `stop` that are on their way into `view`."""
+
+    index: int
+    stop: int
+    view: memoryview
+    results: list[Callable[[], bool]]
+    process: int = field(factory=os.getpid)
+
+    def is_ours(self) -> bool:
+        """Whether this process has the threads that do it, and is no fork of the one that had."""
+        return self.process == os.getpid()
+
+    def is_sound(self) -> bool:
+        """Whether all are as signed, once they are there."""
+        if not self.is_ours():
+            return False
+        found = [result() for result in self.results]  # all of them, not up to the first
+        return all(found)
 
 
 class _VerifiedStream(io.RawIOBase):
@@ -217,13 +240,18 @@ class _VerifiedStream(io.RawIOBase):
         self._descriptor = descriptor
         self._manifest = manifest
         self._file = file
-        self._chunks = manifest.chunks(file)
-        self._starts = [*(chunk.offset for chunk in self._chunks), file.size]
+        # Not all chunks as values: of a large model those alone take longer than the first byte.
+        first = file.first_chunk
+        lengths = manifest.columns.lengths[first : first + file.chunk_count]
+        self._starts = list(accumulate(lengths, initial=0))
+        self._digests = manifest.content_key(file)
         self._threads = _Threads()
         self._position = 0
         self._held_at, self._held = 0, memoryview(b"")  # verified bytes, and where they lie
         self._next = -1  # where the last read that verified something ended
-        self._run_bytes = 0  # how much it is worth to read at once
+        self._run_bytes = 0  # how much was read at once
+        self._free: list[bytearray] = []  # memory that was used before
+        self._ahead: _Begun | None = None
 
     def readable(self) -> bool:
         return True
@@ -260,44 +288,75 @@ class _VerifiedStream(io.RawIOBase):
     def _fill(self, view: memoryview, index: int) -> int:
         """Read whole chunks from `index` on straight into `view`; how many bytes, 0 for none."""
         start = self._starts[index]
-        if self._position != start or len(view) < _STREAM_RUN_BYTES:
+        if self._position != start or len(view) < _STREAM_RUN_BYTES or self._ahead is not None:
             return 0
         stop = bisect_right(self._starts, start + len(view)) - 1
-        self._read(index, stop, view)
-        return self._starts[stop] - start
-
-    def _hold(self, index: int) -> None:
-        """Have the chunk `index`, and those behind it where somebody reads on."""
-        start = self._starts[index]
-        run = min(2 * self._run_bytes, _STREAM_RUN_BYTES) if start == self._next else 1
-        stop = max(index + 1, bisect_right(self._starts, start + run) - 1)
-        size = self._starts[stop] - start
-        memory = self._held.obj  # used again where nothing has to grow
-        if not isinstance(memory, bytearray) or len(memory) < size:
-            memory = bytearray(size)
-        self._held = memoryview(b"")  # lest a failure leave there what was not verified
-        view = memoryview(memory)[:size]
-        self._read(index, stop, view)
-        self._held_at, self._held = start, view
-
-    def _read(self, index: int, stop: int, view: memoryview) -> None:
-        """Read the chunks from `index` up to `stop` into `view`, and verify them there."""
-        chunks, start, size = self._chunks[index:stop], self._starts[index], self._file.size
-
-        def is_sound(piece: Sequence[Chunk]) -> bool:
-            for chunk in piece:
-                part = view[chunk.offset - start : chunk.offset - start + chunk.length]
-                count = os.preadv(self._descriptor, [part], chunk.offset)
-                if count != chunk.length or blake3(part).digest() != chunk.digest:
-                    return False
-            return True
-
-        self._run_bytes = min(self._starts[stop], size) - start
-        pieces = _pieces(chunks, self._run_bytes, _STREAM_PIECE_BYTES)
-        if not all(self._threads.each(is_sound, pieces)):
+        self._run_bytes = self._starts[stop] - start
+        if not self._read(index, stop, view).is_sound():
             view[:] = bytes(len(view))
             raise _corrupt(self._manifest, self._file, Damage.DAMAGED)
         self._next = self._starts[stop]
+        return self._run_bytes
+
+    def _hold(self, index: int) -> None:
+        """Have the chunk `index`, and where somebody reads on more, and still more on the way."""
+        start = self._starts[index]
+        reads_on = start == self._next
+        self._give_back(self._held)
+        self._held = memoryview(b"")  # lest a failure leave there what was not verified
+        begun, self._ahead = self._ahead, None
+        if begun is None or begun.index != index or not begun.is_ours():
+            if begun is not None and begun.is_sound():
+                self._give_back(begun.view)
+            stop = self._run(index, 2 * self._run_bytes if reads_on else 1)
+            begun = self._begin(index, stop)
+        if not begun.is_sound():
+            raise _corrupt(self._manifest, self._file, Damage.DAMAGED)
+        self._held_at, self._held = start, begun.view
+        self._run_bytes, self._next = len(begun.view), start + len(begun.view)
+        if reads_on and self._next < self._file.size:
+            self._ahead = self._begin(begun.stop, self._run(begun.stop, 2 * self._run_bytes))
+
+    def _run(self, index: int, size: int) -> int:
+        """The chunk before which a read of about `size` bytes from chunk `index` on ends."""
+        end = self._starts[index] + min(size, _STREAM_RUN_BYTES)
+        return max(index + 1, bisect_right(self._starts, end) - 1)
+
+    def _begin(self, index: int, stop: int) -> _Begun:
+        """Begin to read chunks into memory of this stream."""
+        size = self._starts[stop] - self._starts[index]
+        memory = self._free.pop() if self._free else bytearray()
+        if len(memory) < size:
+            memory = bytearray(size)
+        return self._read(index, stop, memoryview(memory)[:size])
+
+    def _give_back(self, view: memoryview) -> None:
+        # Only what no thread writes to any more: where one was interrupted, new memory is taken.
+        if isinstance(view.obj, bytearray):
+            self._free.append(view.obj)
+
+    def _read(self, index: int, stop: int, view: memoryview) -> _Begun:
+        """Begin to read the chunks from `index` up to `stop` into `view`, and to verify them."""
+        starts, begin = self._starts, self._starts[index]
+
+        def is_sound(piece: range) -> bool:
+            for number in piece:
+                part = view[starts[number] - begin : starts[number + 1] - begin]
+                try:
+                    count = os.preadv(self._descriptor, [part], starts[number])
+                except OSError:
+                    return False  # the disk cannot
+                at = number * blake3.digest_size
+                digest = self._digests[at : at + blake3.digest_size]
+                if count != len(part) or blake3(part).digest() != digest:
+                    return False
+            return True
+
+        step = max(1, (stop - index) * _STREAM_PIECE_BYTES // (starts[stop] - begin))
+        pieces = [range(at, min(at + step, stop)) for at in range(index, stop, step)]
+        if len(pieces) == 1 and not self._run_bytes:
+            return _Begun(index, stop, view, [partial(is_sound, pieces[0])])
+        return _Begun(index, stop, view, [self._threads.submit(is_sound, one) for one in pieces])
 
     def readall(self) -> bytes:
         parts = []
@@ -507,6 +566,42 @@ def _file_damage(directory: Path, manifest: Manifest, file: File) -> Damage | No
         os.close(descriptor)
 
 
+def _is_sound(descriptor: int, chunks: Sequence[Chunk]) -> bool:
+    """Whether a file holds `chunks`, which follow on one another, in their places."""
+    if not _is_cached(descriptor, chunks):
+        return next(_damaged(descriptor, chunks), None) is None
+    # What is in memory already is hashed there, in three quarters of the time. Nothing else is
+    # mapped: where a disk cannot read a mapped page, the system ends the process.
+    import mmap  # noqa: PLC0415 - most plugins have no large files
+
+    first = chunks[0].offset
+    begin = first - first % mmap.ALLOCATIONGRANULARITY
+    end = chunks[-1].offset + chunks[-1].length
+    try:
+        mapped = mmap.mmap(descriptor, end - begin, access=mmap.ACCESS_READ, offset=begin)
+    except ValueError:  # cut off meanwhile
+        return False
+    with mapped, memoryview(mapped) as view:
+        for chunk in chunks:
+            at = chunk.offset - begin
+            with view[at : at + chunk.length] as part:
+                if blake3(part).digest() != chunk.digest:
+                    return False
+    return True
+
+
+def _is_cached(descriptor: int, chunks: Sequence[Chunk]) -> bool:
+    """Whether the first byte of each of `chunks` is in the page cache, as far as can be told."""
+    flag = getattr(os, "RWF_NOWAIT", 0)  # Linux
+    byte = bytearray(1)
+    try:
+        return bool(flag) and all(
+            os.preadv(descriptor, [byte], chunk.offset, flag) for chunk in chunks
+        )
+    except OSError:  # it would have to wait, or this file system cannot tell
+        return False
+
+
 class _LargeFile:
     """A file that is hashed in pieces, by whatever threads."""
 
@@ -521,7 +616,7 @@ class _LargeFile:
                 status = os.fstat(descriptor)
                 good = status.st_size == self._file.size
                 good = good and bool(status.st_mode & 0o100) == self._file.executable
-                if good and next(_damaged(descriptor, chunks), None) is None:
+                if good and _is_sound(descriptor, chunks):
                     return None
         except FileNotFoundError:
             return Damage.MISSING
