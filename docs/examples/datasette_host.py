@@ -7,16 +7,13 @@ The environment names the store and the pinned root (PLUGINCTL_STORE, PLUGINCTL_
 
 import sys
 
-from plugin_manager import PluginManager, PluginManagerError
+from plugin_manager import PluginManager
 
 
 def load_plugins(manager: PluginManager) -> None:
     """Load what is installed, everything verified; what is refused is left out, and said."""
-    for active in manager.installed():
-        try:
-            manager.load(active.release.plugin)
-        except PluginManagerError as error:
-            print(f"{active.release} is left out: {error}", file=sys.stderr)
+    for plugin, error in manager.load_all().refused.items():
+        print(f"{plugin} is left out: {error}", file=sys.stderr)
 
 
 def main() -> None:

@@ -328,7 +328,7 @@ def test_a_tampered_plugin_is_refused_and_the_host_serves_with_the_others(site: 
             "datasette-pretty-json"
         }
         said = host.log.read_text()
-    assert "acme/datasette-pretty-json 0.3 is left out" in said
+    assert "acme/datasette-pretty-json is left out: acme/datasette-pretty-json 0.3 is not" in said
     assert "datasette_pretty_json/__init__.py (damaged)" in said
 
 
