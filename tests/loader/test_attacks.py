@@ -7,15 +7,16 @@ import importlib
 import importlib.machinery
 import os
 import pkgutil
+import subprocess
 import sys
 import sysconfig
-import threading
 from pathlib import Path
 
 import pytest
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.loader import _loaders, _tree, load
+from tests.loader.hosts import run_host
 from tests.loader.releases import bytecode, make_release, with_bytecode
 
 GOOD = "kind = 'good'\n"
@@ -208,54 +209,6 @@ def test_control_a_loader_that_reads_again_is_caught(loading, monkeypatch):
     assert plugin.import_module("demo").kind == "evil"
 
 
-class _Racer(threading.Thread):
-    """Replaces a file by an evil one and back, as fast as it can."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self.path = path
-        self.stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopping.is_set():
-            replace(self.path, EVIL)
-            replace(self.path, GOOD)
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.join()
-
-
-def test_a_racing_writer_never_gets_a_wrong_module_to_run(tmp_path):
-    release = make_release(tmp_path, {"demo.py": GOOD})
-    seen = set()
-    with _Racer(tmp_path / "demo.py"):
-        for _ in range(300):
-            try:
-                with load(*release) as plugin:
-                    seen.add(plugin.import_module("demo").kind)
-            except CorruptError:
-                seen.add("refused")
-    assert seen <= {"good", "refused"}
-
-
-def test_control_it_gets_one_where_the_file_is_read_twice(tmp_path):
-    manifest, directory = make_release(tmp_path, {"demo.py": GOOD})
-    plugin = load(manifest, directory)
-    seen = set()
-    with _Racer(tmp_path / "demo.py"):
-        while "evil" not in seen:
-            try:
-                plugin.verify()
-            except CorruptError:
-                continue
-            seen.add((tmp_path / "demo.py").read_text()[8:12])
-    plugin.unload()
-
-
 # --- what is dropped in -------------------------------------------------------------------------
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -363,6 +316,153 @@ def test_control_plain_import_finds_what_is_dropped_in(tmp_path, plainly):
 def test_control_plain_import_prefers_what_shadows(tmp_path, plainly, path):
     drop(tmp_path, {"demo/__init__.py": "", "demo/real.py": GOOD, path: SHADOWING[path]})
     assert plainly(tmp_path, "demo.real").kind == "evil"
+
+
+STARTS = {
+    "sitecustomize.py": "import sys; sys.demo_evil = True\n",
+    "usercustomize.py": "import sys; sys.demo_evil = True\n",
+    "dropped.pth": "import sys; sys.demo_evil = True\n",
+}
+
+
+def test_what_python_runs_at_its_start_does_not_run_from_a_release(tmp_path):
+    release = make_release(tmp_path / "release", {"demo/__init__.py": "", "demo/part.py": GOOD})
+    drop(tmp_path / "release", STARTS)
+    out = run_host(
+        tmp_path,
+        [release],
+        """
+        import importlib, site
+        out["kind"] = plugin.import_module("demo.part").kind
+        site.main()
+        out["found"] = []
+        for name in ("sitecustomize", "usercustomize"):
+            if importlib.util.find_spec(name) is not None:
+                out["found"].append(importlib.util.find_spec(name).origin)
+        out["evil"] = hasattr(sys, "demo_evil")
+        """,
+    )
+    assert out["kind"] == "good"
+    assert not [place for place in out["found"] if str(tmp_path) in place]
+    assert out["evil"] is False
+
+
+@pytest.mark.parametrize("name", ["sitecustomize.py", "dropped.pth"])
+def test_control_it_does_from_a_directory_on_the_path(tmp_path, name):
+    drop(tmp_path, {name: STARTS[name]})
+    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); print(hasattr(sys, 'demo_evil'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "True\n"
+
+
+# --- stale bytecode -----------------------------------------------------------------------------
+
+
+def test_the_bytecode_of_an_earlier_release_is_refused(tmp_path):
+    files, tags = with_bytecode({"demo.py": GOOD})
+    release = make_release(tmp_path, files, tags=tags)
+    cached, stale = bytecode(EVIL, "demo.py")  # signed once, with another release
+    replace(tmp_path / cached, stale)
+    with pytest.raises(CorruptError) as caught:
+        load(*release)
+    assert caught.value.paths == (cached,)
+    with load(*release, verify="on-read") as plugin, pytest.raises(CorruptError):
+        plugin.import_module("demo")
+
+
+def test_bytecode_that_an_interpreter_left_behind_is_not_read(tmp_path):
+    release = make_release(tmp_path, {"demo.py": GOOD})
+    cached, stale = bytecode(EVIL, "demo.py")
+    drop(tmp_path, {cached: stale})
+    with load(*release) as plugin:
+        assert plugin.import_module("demo").kind == "good"
+
+
+def test_control_plain_import_runs_stale_bytecode(tmp_path, plainly):
+    cached, stale = bytecode(EVIL, "demo.py")
+    drop(tmp_path, {"demo.py": GOOD, cached: stale})
+    assert plainly(tmp_path, "demo").kind == "evil"
+
+
+# --- links in the place of directories ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+def test_a_link_in_the_place_of_a_directory_leads_to_nothing_unsigned(tmp_path, verify):
+    release = make_release(tmp_path / "release", {"demo/__init__.py": "", "demo/part.py": GOOD})
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "release" / "demo").rename(elsewhere)
+    (tmp_path / "release" / "demo").symlink_to(elsewhere)
+    drop(elsewhere, {"extra.py": EVIL})
+    replace(elsewhere / "part.py", EVIL)
+
+    def use() -> None:
+        with load(*release, verify=verify) as plugin:
+            with pytest.raises(ModuleNotFoundError):
+                plugin.import_module("demo.extra")
+            plugin.import_module("demo.part")
+
+    with pytest.raises(CorruptError) as caught:
+        use()
+    assert caught.value.paths == ("demo/part.py",)
+
+
+def test_control_plain_import_follows_the_link(tmp_path, plainly):
+    drop(tmp_path / "elsewhere", {"__init__.py": "", "part.py": EVIL})
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "demo").symlink_to(tmp_path / "elsewhere")
+    assert plainly(tmp_path / "release", "demo.part").kind == "evil"
+
+
+# --- a plugin that writes into its own directory ------------------------------------------------
+
+# It makes another module of its own evil, and adds one.
+SELF_WRITING = f"""\
+from pathlib import Path
+here = Path(__file__).parent
+(here / "part.py").unlink()
+(here / "part.py").write_text({EVIL!r})
+(here / "extra.py").write_text({EVIL!r})
+"""
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+def test_what_a_plugin_writes_into_its_own_directory_never_runs(tmp_path, verify):
+    release = make_release(tmp_path, {"demo/__init__.py": SELF_WRITING, "demo/part.py": GOOD})
+    with load(*release, verify=verify) as plugin:
+        plugin.import_module("demo")
+        assert (tmp_path / "demo/part.py").read_text() == EVIL, "it did write"
+        with pytest.raises(CorruptError) as caught:
+            plugin.import_module("demo.part")
+        assert caught.value.paths == ("demo/part.py",)
+        with pytest.raises(ModuleNotFoundError):
+            plugin.import_module("demo.extra")
+        with pytest.raises(CorruptError):
+            plugin.verify()
+    with pytest.raises(CorruptError):
+        load(*release)
+
+
+def test_a_plugin_cannot_write_a_release_of_its_own_for_the_next_load(tmp_path):
+    writes = "from pathlib import Path\nimport sys\nPath(__file__).write_text('stays = 1')\n"
+    release = make_release(tmp_path, {"demo.py": writes})
+    with load(*release) as plugin:
+        plugin.import_module("demo")
+    for verify in ("all", "on-read"):
+        with pytest.raises(CorruptError), load(*release, verify=verify) as plugin:
+            plugin.import_module("demo")
+
+
+def test_control_plainly_imported_it_runs_what_it_wrote(tmp_path, plainly):
+    drop(tmp_path, {"demo/__init__.py": SELF_WRITING, "demo/part.py": GOOD})
+    assert plainly(tmp_path, "demo.part").kind == "evil"
+    assert importlib.import_module("demo.extra").kind == "evil"
+
+
+# --- names --------------------------------------------------------------------------------------
 
 
 def test_names_are_claimed_before_the_host_grows_a_module_of_that_name(loading, plainly, tmp_path):
