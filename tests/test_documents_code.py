@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from plugin_manager import PluginManager
+from tests.publishing.helpers import make_wheel
 from tests.wheels import wheels
 from tests.world import World
 
@@ -72,6 +73,15 @@ PUBLISHED = {
 }
 
 
+def publish_words(world: World, directory: Path) -> None:
+    """A plugin that vendors a version of `requests` which the host's cannot stand in for."""
+    taken = directory / "taken"
+    files = {"requests/__init__.py": "__version__ = '2.28.2'\n"}
+    make_wheel(taken, "requests", "2.28.2", files=files)
+    words = make_wheel(directory, "words", requires=["requests<2.29"])
+    world.repository.publish(words, publisher="acme", with_dependencies=taken)
+
+
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
     """A manager of a store as the page has it, its repository online, the root file at hand."""
@@ -81,9 +91,10 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginM
         world.publish(release, files, entry_points=entry_points)
     for release, payload in PUBLISHED.items():
         world.publish(release, payload)
+    publish_words(world, tmp_path / "wheels")
     with world.online():
         manager = world.manager()
-        manager.install(*(release.split(maxsplit=1)[0] for release in INSTALLED))
+        manager.install("acme/words", *(release.split(maxsplit=1)[0] for release in INSTALLED))
         yield manager
         world.close()
 
@@ -101,6 +112,8 @@ def test_the_code_for_host_developers_runs(
     assert names["maps"].show() == names["view"]() == "a view"
     assert len(names["header"]) == 64
     assert names["plugin"].unloaded
+    assert names["words"].import_module("requests").__version__ == "2.28.2"
+    assert names["requests"].__version__ != "2.28.2"
 
 
 def test_control_code_that_fails_is_named_by_its_line(tmp_path: Path) -> None:
