@@ -103,15 +103,17 @@ def test_the_code_for_host_developers_runs(
     manager: PluginManager, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = blocks(LOADING, "python")
-    names: dict[str, Any] = {"token": "secret"}
+    names: dict[str, Any] = {"token": "secret", "start_serving": lambda _: None}
+    plugins = []
     for line, code in found:
         names["manager"] = manager  # what opens another one only shows how
         run(LOADING, line, code, names)
+        plugins.append(names.get("plugin"))
     assert len(found) >= 4
     assert "completed 100" in capsys.readouterr().out
     assert names["maps"].show() == names["view"]() == "a view"
     assert len(names["header"]) == 64
-    assert names["plugin"].unloaded
+    assert plugins[0].unloaded
     assert names["words"].import_module("requests").__version__ == "2.28.2"
     assert names["requests"].__version__ != "2.28.2"
 

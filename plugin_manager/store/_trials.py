@@ -38,14 +38,17 @@ _ATTEMPT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 class Attempt:
     """One process's use of a release on trial, until it `fail`s or is `withdraw`n, or that dies.
 
-    Children of a fork share it, so that it fails with the last of them at the earliest.
+    Children of a fork share it: without `fail`, it fails with the last of them.
     """
 
     def __init__(self, directory: Path, lock: Lease) -> None:
         self._directory, self._lock, self._process = directory, lock, os.getpid()
 
     def fail(self) -> None:
-        """Have it count, now."""
+        """Have it count, now; in a child of a fork, whose parent may go on, one of its own."""
+        if self._process != os.getpid():
+            with contextlib.suppress(OSError):  # the trial is over
+                self._directory.with_name(os.urandom(8).hex()).mkdir()
         self._lock.close()
 
     def withdraw(self) -> None:

@@ -329,6 +329,23 @@ def test_several_workers_at_once_do_not_use_up_the_attempts(hosts: Hosts) -> Non
     assert attempts(manager) is None
 
 
+def test_an_import_that_raises_in_a_forked_child_counts_though_the_parent_lives(
+    hosts: Hosts,
+) -> None:
+    manager = upgraded(hosts, CRASHES["exception"])
+    plugin = manager.load("acme/maps")
+    child = os.fork()
+    if not child:
+        try:
+            plugin.import_module("maps")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert attempts(manager) == 1
+    plugin.unload()
+    assert attempts(manager) == 1
+
+
 def test_only_upgrades_are_on_trial(hosts: Hosts) -> None:
     hosts.publish("1.0")
     hosts.publish("2.0")
