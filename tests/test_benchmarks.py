@@ -97,3 +97,25 @@ def test_a_line_has_a_rate_and_a_delay_and_loses(tmp_path: Path) -> None:
     assert quick < taken
     _, lost = seconds(bits_per_second=40e6, round_trip_seconds=0.001, loss=0.1)
     assert lost > 0
+
+
+@pytest.mark.parametrize("temperature", [[], ["--cold"]])
+def test_the_loading_benchmark_measures_a_large_file(tmp_path, temperature) -> None:
+    lines = printed("benchmarks.load", "--big", "20", "--directory", str(tmp_path), *temperature)
+    names = ["read" if temperature else "BLAKE3", "load", "path", "memoryview", "readinto", "small"]
+    shown = [line.split("|")[1].strip() for line in lines if line.count("|") == 6]
+    assert [name for name in shown if name in names] == names
+    assert "first byte" in shown
+
+
+def test_the_loading_benchmark_measures_a_small_plugin() -> None:
+    lines = printed("benchmarks.load", "--packages")
+    assert sum(" ms |" in line for line in lines) == 3
+
+
+@pytest.mark.network
+def test_the_loading_benchmark_imports_real_packages() -> None:
+    lines = printed("benchmarks.load", "--packages", "django", "cryptography")
+    shown = [line.split("|")[1].strip() for line in lines if line.count("|") == 8]
+    assert shown.count("django") == 2  # with the chain and without
+    assert shown.count("cryptography") == 1

@@ -103,13 +103,10 @@ def use_verified(
     if file.size > _BUFFER_BYTES:
         return use(memoryview(read_verified(directory, manifest, file)))
     with _Buffer() as buffer:
-        view = buffer[: file.size]
-        with _opened(directory, manifest, file) as descriptor:
-            count = os.readv(descriptor, [view]) if view else 0
-        if count != file.size or not _is_signed(manifest, file, view):
-            raise _corrupt(manifest, file, Damage.DAMAGED)
-        with view.toreadonly() as readonly:
-            return use(readonly)
+        if damage := _file_damage(f"{directory}/{file.path}", manifest, file, buffer):
+            raise _corrupt(manifest, file, damage)
+        with buffer[: file.size].toreadonly() as view:
+            return use(view)
 
 
 class _Buffer:
@@ -537,33 +534,31 @@ def _next_data(descriptor: int, offset: int) -> int:
         return offset  # nor does this system
 
 
-def _file_damage(directory: Path, manifest: Manifest, file: File) -> Damage | None:
-    """What is wrong with a file that fits into a buffer, if anything is."""
+def _file_damage(place: str, manifest: Manifest, file: File, buffer: memoryview) -> Damage | None:
+    """What is wrong with the file at `place`, if anything is; `buffer` has room for it."""
+    # Straight, without the helpers above: this is done for thousands of files at each load.
     try:
-        # Straight, without the helpers above: this is done for thousands of files at each load.
-        descriptor = os.open(f"{directory}/{file.path}", _OPEN_FLAGS)
+        descriptor = os.open(place, _OPEN_FLAGS)
     except FileNotFoundError:
         return Damage.MISSING
     except OSError:
         return Damage.DAMAGED  # a link, not to be read
     try:
-        status = os.fstat(descriptor)
+        status, size = os.fstat(descriptor), file.size
         mode = status.st_mode
-        if (
-            status.st_size != file.size
-            or not stat.S_ISREG(mode)
-            or bool(mode & 0o100) != file.executable
-        ):
+        if status.st_size != size or not stat.S_ISREG(mode):
             return Damage.DAMAGED
-        with _Buffer() as buffer:
-            view = buffer[: file.size]
-            if file.size and os.readv(descriptor, [view]) != file.size:
-                return Damage.DAMAGED
-            return None if _is_signed(manifest, file, view) else Damage.DAMAGED
+        if bool(mode & 0o100) != file.executable:
+            return Damage.DAMAGED
+        view = buffer[:size]
+        if size and os.readv(descriptor, [view]) != size:
+            return Damage.DAMAGED
+        good = _is_signed(manifest, file, view)
     except OSError:
-        return Damage.DAMAGED
+        good = False
     finally:
         os.close(descriptor)
+    return None if good else Damage.DAMAGED
 
 
 def _is_sound(descriptor: int, chunks: Sequence[Chunk]) -> bool:
@@ -664,11 +659,13 @@ def release_faults(
         for file in large:
             whole = _LargeFile(directory, manifest, file)
             work.append([threads.submit(whole.damage, piece) for piece in whole.pieces])
-        for file in files:
-            if file.size <= _BUFFER_BYTES:
-                if damage := _file_damage(directory, manifest, file):
-                    found[file.path] = damage
-                hashed(file.size)
+        prefix = f"{directory}/"
+        with _Buffer() as buffer:
+            for file in files:
+                if file.size <= _BUFFER_BYTES:
+                    if damage := _file_damage(prefix + file.path, manifest, file, buffer):
+                        found[file.path] = damage
+                    hashed(file.size)
         for file, results in zip(large, work, strict=True):
             damages = [result() for result in results]
             if damage := next(filter(None, damages), None):
