@@ -171,21 +171,25 @@ def map_verified(directory: Path, manifest: Manifest, file: File) -> memoryview:
     """
     import mmap  # noqa: PLC0415 - most plugins map nothing
 
-    with _opened(directory, manifest, file) as descriptor:
+    with _opened(directory, manifest, file) as descriptor, _Threads() as threads:
         if not file.size:
             return memoryview(b"")  # nothing to map
         view = memoryview(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ))
 
-    def is_sound(chunks: Sequence[Chunk]) -> bool:
-        return all(
-            blake3(view[chunk.offset : chunk.offset + chunk.length]).digest() == chunk.digest
-            for chunk in chunks
-        )
+        def is_sound(chunks: Sequence[Chunk]) -> bool:
+            if not _is_cached(descriptor, chunks):
+                # Read first: a mapping brings a cold file in by small pieces, at a third of the
+                # speed, and where the disk fails, that is an error, and not the process's end.
+                with _Buffer() as buffer:
+                    for chunk in chunks:
+                        os.preadv(descriptor, [buffer[: chunk.length]], chunk.offset)
+            return all(
+                blake3(view[chunk.offset : chunk.offset + chunk.length]).digest() == chunk.digest
+                for chunk in chunks
+            )
 
-    with _Threads() as threads:
-        sound = threads.each(is_sound, _pieces(manifest.chunks(file), file.size))
-    if not all(sound):
-        raise _corrupt(manifest, file, Damage.DAMAGED)
+        if not all(threads.each(is_sound, _pieces(manifest.chunks(file), file.size))):
+            raise _corrupt(manifest, file, Damage.DAMAGED)
     return view
 
 
