@@ -18,7 +18,7 @@ LEVELS = [
     {"manager"},
     {"loader"},
     {"trust", "store", "transfer", "publishing", "_host", "_connection"},
-    {"resolver", "settings"},
+    {"resolver", "settings", "index"},
     {"bundle", "catalogue"},
     {"manifest"},
     {"model", "document", "durable"},

@@ -2,6 +2,7 @@
 
 from plugin_manager.manager._job import Job, ResumeStatus, Resumption
 from plugin_manager.manager._manager import PluginManager
+from plugin_manager.manager._offers import Offer, Offered
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._report import Inspection, Report
@@ -12,6 +13,8 @@ __all__ = [
     "Inspection",
     "Job",
     "JobState",
+    "Offer",
+    "Offered",
     "Plan",
     "PluginManager",
     "Progress",

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager._job import Follower, Hooks, ResumeStatus
     from plugin_manager.manager._jobs import Jobs
     from plugin_manager.manager._loading import Loading
+    from plugin_manager.manager._offers import Offer
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._progress import Progress
     from plugin_manager.manager._remote import Remote
@@ -313,6 +314,29 @@ class PluginManager:
     def catalogue(self, name: str | PluginName) -> Catalogue:
         """A plugin's catalogue as last fetched, vouched for; no network."""
         return self._trust.local().catalogue(_plugin(name))
+
+    def offers(self) -> tuple[Offer, ...]:
+        """Every plugin of the repository as last fetched, and what is installed; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        return _offers.offers(self._trust, self._store.current().active, self.host)
+
+    def outdated(self) -> tuple[Offer, ...]:
+        """The installed plugins of which a newer release fits, as last fetched; no network."""
+        return tuple(offer for offer in self.offers() if offer.outdated)
+
+    def search(self, text: str) -> tuple[Offer, ...]:
+        """The offers that hold every word of `text`, the nearest first; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        return _offers.search(self.offers(), text)
+
+    def info(self, name: str | PluginName) -> Offer:
+        """What is known of a plugin; no network. Raises NotFoundError where nothing is."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        active = self._store.current().active
+        return _offers.find(self._trust, active, self.host, _plugin(name))
 
     # --- loading -------------------------------------------------------------------------------
 
