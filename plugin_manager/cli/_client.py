@@ -15,10 +15,10 @@ from attrs import frozen
 
 from plugin_manager.cli import _output
 from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import NetworkError, NotFoundError
 from plugin_manager.manager import Inspection, Plan, PluginManager
 from plugin_manager.model import PluginName, size_text, utc_text
-from plugin_manager.settings import from_environment
 from plugin_manager.store import Active, Damage, Generation, SpacePlan
 
 __all__ = [

@@ -20,6 +20,7 @@ from attrs import evolve
 from packaging.version import Version
 
 from plugin_manager._connection import is_metered
+from plugin_manager.configuration import from_environment
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     CorruptError,
@@ -41,7 +42,7 @@ from plugin_manager.model import (
     parse_version,
     size_text,
 )
-from plugin_manager.settings import Settings, from_environment
+from plugin_manager.settings import Settings
 from plugin_manager.store import (
     Active,
     Garbage,
@@ -168,8 +169,8 @@ class PluginManager:
         bearer tokens by server ("https://plugins.example.org"); no more than `max_bytes_per_second`
         are fetched; `metered` says whether the connection is paid by the byte (by default
         NetworkManager does, where it is there); `on_corruption` says whether a load mends what is
-        damaged. What is None comes from the environment (see `plugin_manager.settings`). Touches
-        neither disk nor network.
+        damaged. What is None comes from the environment (see `plugin_manager.configuration`).
+        Touches neither disk nor network.
         """
         settings = from_environment(
             os.environ,
