@@ -65,7 +65,8 @@ class Option:
     """One setting: `name` in the file, `variable`, what it says, and the default in words.
 
     `what` is the word for it in errors about a flag or an argument; `parse(where, given)` makes
-    the value of a text, or of what a host gives, and raises InvalidInputError naming `where`.
+    the value of a text, or of what a host gives, and raises InvalidInputError naming `where`. What
+    `is_secret` is shown to nobody.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Option:
     parse: Callable[[str, Any], Any]
     what: str = ""
     is_path: bool = False
+    is_secret: bool = False
 
     @property
     def flag(self) -> str:
@@ -597,7 +599,8 @@ def explain(
         except PluginManagerError as wrong:
             error = wrong
         # An address that was refused may hold a password.
-        shown = isinstance(given, str | Path | int | float) and not (error and "@" in str(given))
+        plain = isinstance(given, str | Path | int | float) and not one.is_secret
+        shown = plain and not (error and "@" in str(given))
         origins.append(Origin(one, source, str(given) if shown else "(not shown)", place, error))
     return tuple(origins)
 

@@ -316,6 +316,10 @@ class PluginManager:
         """A plugin's catalogue as last fetched, vouched for; no network."""
         return self._trust.local().catalogue(_plugin(name))
 
+    def expiries(self) -> Mapping[str, datetime]:
+        """When the signed metadata that is stored here expires, by role; raises as `load` does."""
+        return self._trust.local().expiries()
+
     def offers(self) -> tuple[Offer, ...]:
         """Every plugin of the repository as last fetched, and what is installed; no network."""
         from plugin_manager.manager import _offers  # noqa: PLC0415

@@ -495,6 +495,12 @@ class _Verified:
             found = self._publishers[publisher] = self.chain.publisher(publisher, data)
         return found
 
+    @property
+    def publisher_expiries(self) -> dict[str, datetime]:
+        """When the publishers' roles expire that were asked for so far, by role."""
+        found = self._publishers.items()
+        return {publisher_role(name): publisher.role.expires for name, publisher in found}
+
     def index(self, publisher: str) -> Index:
         """The publisher's index."""
         found = self._indexes.get(publisher)
@@ -546,6 +552,10 @@ class Vouching:
     def expired_roles(self) -> tuple[ExpiredRole, ...]:
         """The roles relied on so far that have expired, within the policy: worth a warning."""
         return tuple(self._expired.values())
+
+    def expiries(self) -> Mapping[str, datetime]:
+        """When the top-level roles, and those of the publishers relied on so far, expire."""
+        return {**self._verified.chain.expiries, **self._verified.publisher_expiries}
 
     def _judge_top(self) -> None:
         for role, expires in self._verified.chain.expiries.items():
