@@ -285,7 +285,7 @@ def _metadata(manager: PluginManager) -> Iterator[Finding]:
     role, first = min(expiries.items(), key=lambda one: one[1])
     current = manager.settings.store / "trust" / "current"
     age = now - datetime.fromtimestamp(current.stat().st_mtime, UTC)
-    brought = f"brought {_span(age)} ago"
+    brought = f"brought {_span(max(age, timedelta()))} ago"
     update = "Run 'pluginctl update'."
     if first <= now:
         # Beyond the grace, asking for the expiries was refused.
