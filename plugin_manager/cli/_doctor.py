@@ -281,6 +281,8 @@ def _metadata(manager: PluginManager) -> Iterator[Finding]:
     except NotFoundError:
         yield Finding("metadata", "warning", "none was ever fetched", "Run 'pluginctl update'.")
         return
+    for error in manager.index_faults():
+        yield Finding("metadata", "warning", error.message, "Run 'pluginctl update'.")
     now = datetime.now(UTC)
     role, first = min(expiries.items(), key=lambda one: one[1])
     current = manager.settings.store / "trust" / "current"
