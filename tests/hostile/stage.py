@@ -22,9 +22,9 @@ from typing import Protocol
 from attrs import define, evolve, field, frozen
 
 from plugin_manager import PluginManager
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import PluginManagerError
 from plugin_manager.manager import Cleanup
-from plugin_manager.settings import from_environment
 from plugin_manager.transfer import Policy, Transfer
 from plugin_manager.trust._values import (
     MAX_ROOT_BYTES,
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 PLACES = (
-    "root", "timestamp", "snapshot", "targets", "publisher", "catalogue", "head", "body",
+    "root", "timestamp", "snapshot", "targets", "publisher", "catalogue", "index", "head", "body",
 )  # fmt: skip
 """What a client asks for, in this order; a bundle's head and its body are two."""
 
@@ -176,6 +176,8 @@ def _place(path: str, exchange: Exchange) -> str:
         return "head" if exchange.request.range(1)[0] == 0 else "body"
     if name.endswith("catalogue.json"):
         return "catalogue"
+    if name.endswith("plugins.json"):
+        return "index"
     return name.removesuffix(".json").rpartition(".")[2].partition("-")[0]
 
 
