@@ -21,6 +21,20 @@ PLUGINCTL_METERED        what jobs do on a connection that is paid by the byte: 
 PLUGINCTL_QUIET_HOURS    when jobs fetch nothing, such as 08:00-18:00 or 22:00-06:00, local time;
                          several with commas between them
 PLUGINCTL_JOBS           how many jobs run at a time; default 3
+PLUGINCTL_AGENT_UPDATE_HOURS  how often the agent brings fresh metadata; default 6, 0: never
+PLUGINCTL_AGENT_UPGRADES what it does about new releases: off, notify (the default), download, or
+                         install
+PLUGINCTL_AGENT_COOLDOWN_DAYS  how old a release must be for that; default 3
+PLUGINCTL_AGENT_SCRUB_DAYS  how often it reads and checks every installed release; default 30, 0:
+                         never
+PLUGINCTL_AGENT_SCRUB_RATE  how many bytes a second it reads for that at most; default 20MB
+PLUGINCTL_AGENT_REPAIR   no: it only tells of damage; default yes
+PLUGINCTL_AGENT_COLLECT_HOURS  how often it removes what nobody needs; default 24, 0: never
+PLUGINCTL_AGENT_IDLE_EXIT  seconds without anything to do after which it ends; default: it stays
+PLUGINCTL_AGENT_START    yes: commands with --background start an agent where none runs
+PLUGINCTL_AGENT_DESKTOP  no: no notifications on the desktop
+PLUGINCTL_AGENT_WEBHOOK  https address that notifications are posted to
+PLUGINCTL_AGENT_COMMAND  program, and its arguments, that gets each notification
 PLUGINCTL_CA_BUNDLE      file with further certificate authorities for https
 PLUGINCTL_INSECURE_HTTP  yes: allow plain http to other machines (content is signed all the same)
 
@@ -31,6 +45,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from datetime import time, timedelta
 from pathlib import Path
@@ -44,6 +59,7 @@ from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import parse_version
 
 __all__ = [
+    "AgentPolicy",
     "Limits",
     "QueuePolicy",
     "QuietHours",
@@ -119,6 +135,32 @@ class QueuePolicy:
 
 
 @frozen
+class AgentPolicy:
+    """What an agent does unasked, and how it tells of it.
+
+    It brings metadata every `update_hours`, reads every installed release within `scrub_days` at
+    `scrub_bytes_per_second` at most and with `repair` mends what it finds, removes what nobody
+    needs every `collect_hours` (each 0: never). `upgrades` says what becomes of releases that are
+    older than `cooldown_days`. With `idle_exit_seconds` it ends after so long without work;
+    `start` lets commands start one. It tells through the `desktop`, an address that it posts to
+    and a command, whose arguments come one by one.
+    """
+
+    update_hours: float = 6.0
+    upgrades: Literal["off", "notify", "download", "install"] = "notify"
+    cooldown_days: float = 3.0
+    scrub_days: float = 30.0
+    scrub_bytes_per_second: int | None = 20_000_000
+    repair: bool = True
+    collect_hours: float = 24.0
+    idle_exit_seconds: float | None = None
+    start: bool = False
+    desktop: bool = True
+    webhook: str = field(default="", repr=False)  # such an address may be a secret by itself
+    command: tuple[str, ...] = field(default=(), repr=False)
+
+
+@frozen
 class Settings:
     """Everything a manager is told from outside; `repository` ends with "/" or is "".
 
@@ -142,6 +184,7 @@ class Settings:
     tokens: Mapping[str, str] = field(factory=dict, repr=False)
     max_bytes_per_second: int | None = None
     queue: QueuePolicy = field(factory=QueuePolicy)
+    agent: AgentPolicy = field(factory=AgentPolicy)
     ca_bundle: Path | None = None
     insecure_http: bool = False
 
@@ -287,6 +330,7 @@ def from_environment(
             else str(max_bytes_per_second),
         ),
         queue=_queue(environment),
+        agent=_agent(environment),
         ca_bundle=_path("PLUGINCTL_CA_BUNDLE", ca_bundle) if ca_bundle else None,
         insecure_http=_switch(environment, "PLUGINCTL_INSECURE_HTTP"),
     )
@@ -489,10 +533,75 @@ def _check_number(name: str, text: str, value: float) -> float:
     return value
 
 
-def _switch(environment: Mapping[str, str], name: str) -> bool:
+def _switch(environment: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     text = environment.get(name, "")
+    if not text:
+        return default
     if text.lower() in {"1", "true", "yes"}:
         return True
-    if text.lower() in {"", "0", "false", "no"}:
+    if text.lower() in {"0", "false", "no"}:
         return False
     raise InvalidInputError(f"{name}: {text!r} is neither yes nor no", remedy="Write 1 or 0.")
+
+
+_UPGRADES = ("off", "notify", "download", "install")
+
+
+def _agent(environment: Mapping[str, str]) -> AgentPolicy:
+    upgrades = (environment.get("PLUGINCTL_AGENT_UPGRADES") or "notify").lower()
+    if upgrades not in _UPGRADES:
+        raise InvalidInputError(
+            f"PLUGINCTL_AGENT_UPGRADES: {upgrades!r} is none of {', '.join(_UPGRADES)}",
+            remedy="Write one of them, or leave it out.",
+        )
+    idle = environment.get("PLUGINCTL_AGENT_IDLE_EXIT")
+    insecure = _switch(environment, "PLUGINCTL_INSECURE_HTTP")
+    webhook = environment.get("PLUGINCTL_AGENT_WEBHOOK", "")
+    return AgentPolicy(
+        update_hours=_number(environment, "PLUGINCTL_AGENT_UPDATE_HOURS", 6),
+        upgrades=cast("Literal['off', 'notify', 'download', 'install']", upgrades),
+        cooldown_days=_number(environment, "PLUGINCTL_AGENT_COOLDOWN_DAYS", 3),
+        scrub_days=_number(environment, "PLUGINCTL_AGENT_SCRUB_DAYS", 30),
+        scrub_bytes_per_second=parse_rate(
+            "PLUGINCTL_AGENT_SCRUB_RATE", environment.get("PLUGINCTL_AGENT_SCRUB_RATE") or "20MB"
+        ),
+        repair=_switch(environment, "PLUGINCTL_AGENT_REPAIR", default=True),
+        collect_hours=_number(environment, "PLUGINCTL_AGENT_COLLECT_HOURS", 24),
+        idle_exit_seconds=_number(environment, "PLUGINCTL_AGENT_IDLE_EXIT", 0) if idle else None,
+        start=_switch(environment, "PLUGINCTL_AGENT_START"),
+        desktop=_switch(environment, "PLUGINCTL_AGENT_DESKTOP", default=True),
+        webhook=check_webhook(webhook, insecure_http=insecure) if webhook else "",
+        command=_arguments("PLUGINCTL_AGENT_COMMAND", environment),
+    )
+
+
+def check_webhook(address: str, *, insecure_http: bool) -> str:
+    """`address`, if it is one that may be posted to; raises InvalidInputError, not showing it."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        parts.port  # noqa: B018 - raises where the port is not a number
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    http = insecure_http or host in {"127.0.0.1", "::1", "localhost"}
+    if (
+        not address.isprintable()
+        or " " in address
+        or not host
+        or "@" in parts.netloc
+        or not (parts.scheme == "https" or (parts.scheme == "http" and http))
+    ):
+        raise InvalidInputError(
+            "PLUGINCTL_AGENT_WEBHOOK is not an https address (http only to this machine)",
+            remedy="Write for instance https://hooks.example.org/plugins, without credentials.",
+        )
+    return address
+
+
+def _arguments(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(environment.get(name, "")))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{name}: {error}", remedy="Quote each argument as a shell would want it."
+        ) from None
