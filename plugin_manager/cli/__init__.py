@@ -25,6 +25,7 @@ _HOMES = {
     **dict.fromkeys(_CLIENT, "_client"),
     **dict.fromkeys(_JOBS, "_jobs"),
     **dict.fromkeys(_SPACE, "_space"),
+    "agent": "_agent",
     "repo": "_repo",
 }
 
