@@ -19,14 +19,17 @@ from plugin_manager.errors import PluginManagerError
 if TYPE_CHECKING:
     from plugin_manager.loader import LoadedPlugin
     from plugin_manager.manager import (
+        Event,
         Inspection,
         Job,
         JobState,
+        LoadAll,
         Plan,
         PluginManager,
         Progress,
         Report,
         Step,
+        Trial,
     )
     from plugin_manager.model import PluginName, PluginRequirement, Release
     from plugin_manager.settings import Settings
@@ -35,10 +38,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Event": "manager",
     "Expiry": "trust",
     "Inspection": "manager",
     "Job": "manager",
     "JobState": "manager",
+    "LoadAll": "manager",
     "LoadedPlugin": "loader",
     "Plan": "manager",
     "PluginManager": "manager",
@@ -49,13 +54,16 @@ _HOMES = {
     "Report": "manager",
     "Settings": "settings",
     "Step": "manager",
+    "Trial": "manager",
 }
 
 __all__ = [
+    "Event",
     "Expiry",
     "Inspection",
     "Job",
     "JobState",
+    "LoadAll",
     "LoadedPlugin",
     "Plan",
     "PluginManager",
@@ -67,6 +75,7 @@ __all__ = [
     "Report",
     "Settings",
     "Step",
+    "Trial",
 ]
 
 

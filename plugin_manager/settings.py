@@ -11,6 +11,8 @@ PLUGINCTL_MIN_FREE       how much of the disk must stay free, such as 2GB or 5%;
                          most 1GB
 PLUGINCTL_KEEP_PREVIOUS  how many earlier releases of each plugin are kept; default 1
 PLUGINCTL_KEEP_GENERATIONS  how many generations the history keeps; default 100
+PLUGINCTL_TRIAL_ATTEMPTS  how many attempts a release has to show that it works, after an upgrade;
+                         default 3; 0: no trials
 PLUGINCTL_SYSTEM_STORE   directory of a further store that is only read, after this one
 PLUGINCTL_MIRRORS        further addresses that serve the same, with spaces between them
 PLUGINCTL_TOKENS         file with a line "https://host TOKEN" for each server that wants a bearer
@@ -167,6 +169,9 @@ class Settings:
     `mirrors` serve the same as it; `tokens` are bearer tokens by the server that gets them, such as
     "https://plugins.example.org".
 
+    After an upgrade a release has `trial_attempts` (0: no trials) to be confirmed: by a first
+    successful import, or by the host alone.
+
     `root` is the pinned root metadata itself, or the file that holds it, or None: then only
     commands work that neither load nor fetch anything.
     """
@@ -180,6 +185,8 @@ class Settings:
     limits: Limits = field(factory=Limits)
     system_store: Path | None = None
     on_corruption: Literal["refuse", "repair"] = "refuse"
+    trial_attempts: int = 3
+    confirm: Literal["import", "host"] = "import"
     mirrors: tuple[str, ...] = ()
     tokens: Mapping[str, str] = field(factory=dict, repr=False)
     max_bytes_per_second: int | None = None
@@ -321,6 +328,7 @@ def from_environment(
             }
         ),
         system_store=_path("system store", system_store).absolute() if system_store else None,
+        trial_attempts=_count(environment, "PLUGINCTL_TRIAL_ATTEMPTS", 3, least=0),
         mirrors=_mirrors(environment) if mirrors is None else _checked_mirrors("mirrors", mirrors),
         tokens=_tokens(environment) if tokens is None else _checked_tokens("tokens", tokens),
         max_bytes_per_second=parse_rate(

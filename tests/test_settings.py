@@ -29,6 +29,7 @@ VARIABLES = (
     "PLUGINCTL_MIN_FREE",
     "PLUGINCTL_KEEP_PREVIOUS",
     "PLUGINCTL_KEEP_GENERATIONS",
+    "PLUGINCTL_TRIAL_ATTEMPTS",
     "PLUGINCTL_SYSTEM_STORE",
     "PLUGINCTL_MIRRORS",
     "PLUGINCTL_TOKENS",
@@ -94,6 +95,7 @@ def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
         "PLUGINCTL_MIN_FREE": "5%",
         "PLUGINCTL_KEEP_PREVIOUS": "2",
         "PLUGINCTL_KEEP_GENERATIONS": "9",
+        "PLUGINCTL_TRIAL_ATTEMPTS": "0",
         "PLUGINCTL_SYSTEM_STORE": "/srv/plugins",
         "PLUGINCTL_CA_BUNDLE": "ca.pem",
         "PLUGINCTL_INSECURE_HTTP": "yes",
@@ -108,6 +110,7 @@ def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
     assert found.lock_timeout_seconds == 0
     assert found.insecure_http is True
     assert found.limits == Limits(20_000_000_000, None, 5.0, 2, 9)
+    assert found.trial_attempts == 0
     assert found.system_store == Path("/srv/plugins")
     other = from_environment(
         environment, store="~/there", repository="http://b", root=b"{}", host_version="3",

@@ -382,7 +382,9 @@ class Agent:
         digests = self._manager.head_digests(plugin)
         entries = self._manager.catalogue(plugin).entries
         newer = [
-            entry for entry in newer_entries(entries, active.release) if entry.release in digests
+            entry
+            for entry in newer_entries(entries, active.release)
+            if entry.release in digests and entry.release.version not in active.failed
         ]
         for entry in newer:
             self._saw(digests[entry.release], listed)

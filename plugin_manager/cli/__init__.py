@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 _CLIENT = (
-    "install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold",
+    "install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold", "confirm",
     "list", "show", "history", "path", "verify", "repair",
 )  # fmt: skip
 _SPACE = ("storage", "pin", "unpin", "evict", "delete", "gc")

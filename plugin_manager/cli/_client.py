@@ -16,7 +16,7 @@ from attrs import frozen
 from plugin_manager.cli import _output
 from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
 from plugin_manager.errors import NetworkError, NotFoundError
-from plugin_manager.manager import Inspection, Plan, PluginManager
+from plugin_manager.manager import Inspection, Plan, PluginManager, Trial
 from plugin_manager.model import PluginName, size_text, utc_text
 from plugin_manager.settings import from_environment
 from plugin_manager.store import Active, Damage, Generation, SpacePlan
@@ -276,11 +276,21 @@ def list_(as_json: bool) -> None:
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         evicted = manager.evicted()
-        listed = [_Listed(active, on_disk=active not in evicted) for active in manager.installed()]
+        trials = manager.trials()
+        listed = [
+            _Listed(active, on_disk=active not in evicted, trial=trials.get(active.release.plugin))
+            for active in manager.installed()
+        ]
         listed += [_Listed(active, system=True) for active in manager.system_installed()]
     session.result(
         [
-            {**_output.active_json(one.active), "on_disk": one.on_disk, "system": one.system}
+            {
+                **_output.active_json(one.active),
+                "passed_over": [str(version) for version in one.active.failed],
+                "trial": _trial_json(one.trial),
+                "on_disk": one.on_disk,
+                "system": one.system,
+            }
             for one in listed
         ]
     )
@@ -297,15 +307,43 @@ class _Listed:
     active: Active
     on_disk: bool | None = None
     system: bool = False
+    trial: Trial | None = None
 
     def __str__(self) -> str:
         marks = {
-            "held": self.active.held,
-            "pinned": self.active.pinned,
+            **_marks(self.active, self.trial),
             "not on this disk": self.on_disk is False,
             "system": self.system,
         }
         return f"{self.active.release}  {marked(marks)}".rstrip()
+
+
+def _marks(active: Active, trial: Trial | None) -> dict[str, object]:
+    return {
+        "held": active.held,
+        "pinned": active.pinned,
+        f"on trial ({trial.attempts} of {trial.of})" if trial else "": trial,
+        f"passes over {', '.join(map(str, active.failed))}": active.failed,
+    }
+
+
+def _trial_json(trial: Trial | None) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    previous = trial.previous and str(trial.previous.version)
+    return {"attempts": trial.attempts, "of": trial.of, "previous": previous}
+
+
+@click.command()
+@name_argument
+@json_option
+def confirm(name: str, as_json: bool) -> None:
+    """Say that a plugin works: the release that it was upgraded to is on trial no longer."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        confirmed = manager.confirm(name)
+    session.result({"plugin": name, "confirmed": confirmed})
+    session.say(f"{name} is confirmed." if confirmed else f"{name} is not on trial.")
 
 
 @click.command()
@@ -318,6 +356,7 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
     with open_manager(session) as manager:
         plugin = PluginName.parse(name)
         active = {a.release.plugin: a for a in manager.installed()}.get(plugin)
+        trial = manager.trials().get(plugin)
         catalogue = manager.catalogue(plugin)
         if with_manifest and active is None:
             raise NotFoundError(
@@ -329,6 +368,8 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
         "plugin": str(plugin),
         "summary": catalogue.summary,
         "active": active and _output.active_json(active),
+        "passed_over": [str(version) for version in active.failed] if active else [],
+        "trial": _trial_json(trial),
         "path": str(path) if path else None,
         "releases": [
             {
@@ -377,7 +418,7 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
     session.result(value)
     session.say(f"{plugin}  {catalogue.summary}".rstrip())
     if active and manifest:
-        marks = marked({"held": active.held, "pinned": active.pinned})
+        marks = marked(_marks(active, trial))
         session.say(f"active    {active.release.version}{f' ({marks})' if marks else ''}")
         where = f"in {path}" if path else "not on this disk: the next load fetches them"
         session.say(
@@ -537,6 +578,6 @@ def path(name: str, as_json: bool) -> None:
 
 
 COMMANDS = [
-    install, update, upgrade, uninstall, rollback, hold, unhold,
+    install, update, upgrade, uninstall, rollback, hold, unhold, confirm,
     list_, show, history, path, verify, repair,
 ]  # fmt: skip

@@ -104,7 +104,8 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         lines: Any = _Lines(lambda: self.get_source(self.name))
         size = self.tree.files[self._path].size
         linecache.cache[self.location] = (size, None, lines, self.location)
-        super().exec_module(module)
+        with self.tree.executing():
+            super().exec_module(module)
 
 
 class _Lines(Sequence[str]):
@@ -137,17 +138,25 @@ class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignor
         _Verified.__init__(self, tree, name, path)
         machinery.SourcelessFileLoader.__init__(self, name, self.location)
 
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module."""
+        with self.tree.executing():
+            super().exec_module(module)
+
 
 class _ExtensionLoader(_Verified, abc.ExecutionLoader):
     """Native code, mapped from bytes that nobody can change any more."""
 
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
         """The module, its library mapped; raises ImportError, CorruptError."""
-        return load_extension(self.tree, self._path, spec)
+        # Mapping a library runs code of it already, but only what follows shows that it is good.
+        with self.tree.executing(whole=False):
+            return load_extension(self.tree, self._path, spec)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's execution slots."""
-        machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
+        with self.tree.executing():
+            machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
 
     def get_code(self, fullname: str) -> None:
         """None: there is no Python code."""

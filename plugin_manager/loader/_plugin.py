@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 
 from packaging.version import Version
 
@@ -27,13 +27,29 @@ if TYPE_CHECKING:
 __all__ = ["LoadedPlugin", "load"]
 
 
-def load(
-    manifest: Manifest, directory: Path, *, released: Callable[[], None] = lambda: None
-) -> LoadedPlugin:
-    """The release in `directory`, all its files verified now, its modules ready to be imported.
+def _nothing() -> None:
+    pass
 
-    `released` is called once nothing of `directory` is in use any more: after the unloading of
-    this plugin and of those that share modules with it.
+
+def load(
+    manifest: Manifest,
+    directory: Path,
+    *,
+    verify: Literal["all", "on-read"] = "all",
+    released: Callable[[], None] = _nothing,
+    imported: Callable[[BaseException | None], None] = lambda _: None,
+    confirmed: Callable[[], None] = _nothing,
+) -> LoadedPlugin:
+    """The release in `directory`, its modules ready to be imported.
+
+    With `verify="all"` every file is hashed before this returns, on all processors; with
+    "on-read" none is. In both modes what is read, imported or opened is hashed as it is read for
+    that very use; only paths that were not asked for by `LoadedPlugin.path` differ.
+
+    `imported(error)` is called whenever the outermost execution of a module of the release, in
+    its thread, has ended: with None where it was good, else with what it raised, which is raised
+    on. `confirmed` is called by `LoadedPlugin.confirm`; `released` once nothing of `directory` is
+    in use any more: after the unloading of this plugin and of those that share modules with it.
 
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
     that is not as signed, or `directory` where it is not a directory itself, and
@@ -43,8 +59,14 @@ def load(
     _check_directory(manifest, directory)
     # Resolved, so that a module's place is the same in whatever way the host spells the store.
     # Not by Path.resolve, which raises RuntimeError for links in a circle.
-    tree = Tree(manifest, Path(os.path.realpath(directory)))
-    tree.verify()
+    tree = Tree(
+        manifest,
+        Path(os.path.realpath(directory)),
+        verified_at_load=verify == "all",
+        imported=imported,
+    )
+    if tree.verified_at_load:
+        tree.verify()
     root = manifest.python.root
     brought = contents(tree, root)
     source = Source(
@@ -56,7 +78,7 @@ def load(
         released,
     )
     FINDER.add(source)
-    return LoadedPlugin(source)
+    return LoadedPlugin(source, confirmed)
 
 
 def _check_directory(manifest: Manifest, directory: Path) -> None:
@@ -82,12 +104,14 @@ class LoadedPlugin:
     """A release in use. Made by `load`; a context manager that unloads at its end.
 
     What `read`, `open`, imports and `importlib.resources` give was hashed as it was read for that
-    very use. Bare paths (`path`, a module's `__file__`) lead to files that were verified at the
-    load: use them for programs that want a path, and prefer the others where you can.
+    very use. Bare paths lead to files that were verified earlier: `path` when it was called,
+    others (`directory`, a module's `__file__`) at the load, or not at all where the plugin was
+    loaded with `verify="on-read"`. Prefer the others where you can.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, confirmed: Callable[[], None] = _nothing) -> None:
         self._source = source
+        self._confirmed = confirmed
         self._unloaded = False
 
     def __repr__(self) -> str:
@@ -124,7 +148,7 @@ class LoadedPlugin:
     # --- files ---------------------------------------------------------------------------------
 
     @property
-    def path(self) -> Path:
+    def directory(self) -> Path:
         """The release's directory. It may hold more than was signed; `files` says what was."""
         return self._source.tree.directory
 
@@ -144,6 +168,23 @@ class LoadedPlugin:
         Seekable. Raises NotFoundError and CorruptError, reading from it CorruptError.
         """
         return self._source.tree.open(path)
+
+    def memoryview(self, path: str, *, copy: bool = False) -> memoryview:
+        """The verified bytes of a file as memory, mapped and not read: for libraries that slice.
+
+        Hashed whole, on all processors, over the very mapping. Who may write to the file can
+        change the mapping later all the same, or end this process by cutting the file off
+        (SIGBUS); `copy=True` reads into memory of this process instead. The mapping lasts as long
+        as the result. Raises NotFoundError, CorruptError.
+        """
+        return self._source.tree.memoryview(path, copy=copy)
+
+    def path(self, path: str) -> Path:
+        """The place of a file, hashed whole now: for programs that want a path.
+
+        Who may write to the file can change it after that. Raises NotFoundError, CorruptError.
+        """
+        return self._source.tree.verified_path(path)
 
     def verify(self) -> None:
         """Hash every file again; raises CorruptError naming all that are not as signed."""
@@ -192,6 +233,10 @@ class LoadedPlugin:
         The release uses those, in the version that they are.
         """
         return self._source.names.shared
+
+    def confirm(self) -> None:
+        """Say that the release works: where it is on trial, the trial is over."""
+        self._confirmed()
 
     @property
     def unloaded(self) -> bool:

@@ -18,8 +18,8 @@ class Resource(Traversable):
     """A file or directory, which may be made of several (a namespace package's portions).
 
     `os.fspath` gives the place on disk, for code that takes what `files` returns for a path: that
-    file was verified when the plugin was loaded, not when it is opened. `as_file` gives a
-    temporary copy of bytes verified now.
+    file was verified when the plugin was loaded, or is now where it was not, but not when it is
+    opened. `as_file` gives a temporary copy of bytes verified now.
     """
 
     def __init__(self, portions: Sequence[tuple[Tree, str]]) -> None:
@@ -42,7 +42,7 @@ class Resource(Traversable):
     def iterdir(self) -> Iterator[Resource]:
         """What the manifest has in this directory; raises NotADirectoryError."""
         if not self.is_dir():
-            raise NotADirectoryError(os.fspath(self))
+            raise NotADirectoryError(str(self))
         names = (name for tree, path in self._portions for name in tree.children.get(path, []))
         for name in dict.fromkeys(names):
             child = self.joinpath(name)
@@ -73,7 +73,7 @@ class Resource(Traversable):
                 if mode == "rb":
                     return binary
                 return io.TextIOWrapper(binary, *arguments, **options)
-        raise (IsADirectoryError if self.is_dir() else FileNotFoundError)(os.fspath(self))
+        raise (IsADirectoryError if self.is_dir() else FileNotFoundError)(str(self))
 
     def read_bytes(self) -> bytes:
         """The verified bytes of the file; raises as `open` does."""
@@ -85,18 +85,24 @@ class Resource(Traversable):
         with self.open(encoding=encoding, errors=errors) as stream:
             return str(stream.read())
 
-    def __fspath__(self) -> str:
+    def _place(self) -> tuple[Tree, str]:
         for tree, path in self._portions:
             if tree.is_file(path) or tree.is_directory(path):
-                return tree.location(path)
-        tree, path = self._portions[0]
+                return tree, path
+        return self._portions[0]
+
+    def __fspath__(self) -> str:
+        tree, path = self._place()
+        if not tree.verified_at_load and tree.is_file(path):
+            tree.verified_path(path)
         return tree.location(path)
 
     def __str__(self) -> str:
-        return os.fspath(self)
+        tree, path = self._place()
+        return tree.location(path)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({os.fspath(self)!r})"
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class ResourceReader(TraversableResources):

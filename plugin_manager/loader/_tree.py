@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import posixpath
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +17,7 @@ from typing import BinaryIO
 from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
-from plugin_manager.store import open_verified, read_verified, release_faults
+from plugin_manager.store import Fault, map_verified, open_verified, read_verified, release_faults
 
 __all__ = ["BYTECODE_TAG", "Tree", "join"]
 
@@ -29,16 +32,32 @@ def join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
+class _Depth(threading.local):
+    """How many modules of a release the thread is executing, one within the other."""
+
+    value = 0
+
+
 class Tree:
     """The files of `manifest` in `directory` (real, absolute) that this interpreter may use.
 
     Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
-    form of the operating system.
+    form of the operating system. `imported` is told how each outermost execution ended.
     """
 
-    def __init__(self, manifest: Manifest, directory: Path) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        directory: Path,
+        *,
+        verified_at_load: bool = True,
+        imported: Callable[[BaseException | None], None] = lambda _: None,
+    ) -> None:
         self.manifest = manifest
         self.directory = directory
+        self.verified_at_load = verified_at_load
+        self._imported = imported
+        self._depth = _Depth()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
         self._top = str(directory)
 
@@ -74,12 +93,46 @@ class Tree:
         """A stream of the verified bytes of the file `path`; raises NotFoundError, CorruptError."""
         return open_verified(self.directory, self.manifest, self._file(path))
 
+    def memoryview(self, path: str, *, copy: bool) -> memoryview:
+        """The verified bytes of the file `path`, mapped, or copied; raises as `read` does."""
+        if copy:
+            return memoryview(self.read(path))
+        return map_verified(self.directory, self.manifest, self._file(path))
+
+    def verified_path(self, path: str) -> Path:
+        """The place of the file `path`, hashed now; raises NotFoundError, CorruptError."""
+        file = self._file(path)
+        self._refuse(release_faults(self.directory, self.manifest, [file], tagged=True))
+        return self.directory / file.path
+
+    @contextmanager
+    def executing(self, *, whole: bool = True) -> Iterator[None]:
+        """A module of the release is executed meanwhile; how the outermost ended is told.
+
+        That it ended well is not, where it was not the `whole` of the execution.
+        """
+        depth = self._depth
+        depth.value += 1
+        try:
+            yield
+        except BaseException as error:
+            if depth.value == 1:
+                self._imported(error)
+            raise
+        else:
+            if depth.value == 1 and whole:
+                self._imported(None)
+        finally:
+            depth.value -= 1
+
     def _file(self, path: str) -> File:
         return self.files.get(path) or self.manifest.file(path)
 
     def verify(self) -> None:
         """Read and hash every file; raises CorruptError naming all that are not as signed."""
-        faults = release_faults(self.directory, self.manifest, self.files.values())
+        self._refuse(release_faults(self.directory, self.manifest, self.files.values()))
+
+    def _refuse(self, faults: list[Fault]) -> None:
         if not faults:
             return
         release = self.manifest.release

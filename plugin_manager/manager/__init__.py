@@ -1,6 +1,7 @@
 """The use cases, wired: what `plugin_manager` offers to hosts and to the command line."""
 
 from plugin_manager.manager._activity import Activity, ActivityLog
+from plugin_manager.manager._events import Event, LoadAll, Trial
 from plugin_manager.manager._job import Job, ResumeStatus, Resumption
 from plugin_manager.manager._manager import PluginManager
 from plugin_manager.manager._plan import Cleanup, Plan, Step
@@ -12,9 +13,11 @@ __all__ = [
     "Activity",
     "ActivityLog",
     "Cleanup",
+    "Event",
     "Inspection",
     "Job",
     "JobState",
+    "LoadAll",
     "Plan",
     "PluginManager",
     "Progress",
@@ -22,4 +25,5 @@ __all__ = [
     "ResumeStatus",
     "Resumption",
     "Step",
+    "Trial",
 ]

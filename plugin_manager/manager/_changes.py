@@ -27,7 +27,15 @@ from plugin_manager.manager._progress import Meter, Progress
 from plugin_manager.manager._remote import Remote
 from plugin_manager.manifest import File
 from plugin_manager.model import Digest, Release
-from plugin_manager.store import Active, Generation, Housekeeping, SpacePlan, Staging, Store
+from plugin_manager.store import (
+    Active,
+    Generation,
+    Housekeeping,
+    SpacePlan,
+    Staging,
+    Store,
+    Trials,
+)
 from plugin_manager.trust import Trust
 
 __all__ = ["Changes"]
@@ -64,7 +72,7 @@ class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
     `writing` gives the store's lock, `tidy` collects garbage. Who fetches the same is waited for
-    `timeout_seconds` (negative: for ever).
+    `timeout_seconds` (negative: for ever). `trial_attempts` 0: upgrades are not on trial.
     """
 
     def __init__(
@@ -81,11 +89,14 @@ class Changes:
         tidy: Callable[[], None],
         listener: Listener,
         timeout_seconds: float,
+        trial_attempts: int,
         now: Callable[[], datetime],
         activity: ActivityLog,
     ) -> None:
         self._activity = activity
         self._store = store
+        self._trials = Trials(store.directory)
+        self._trial_attempts = trial_attempts
         self._housekeeping = housekeeping
         self._trust = trust
         self._planner = planner
@@ -260,13 +271,27 @@ class Changes:
         changes = {s.plugin: s.after for s in plan.steps if s.kind not in {"keep", "fetch"}}
         generation = self._store.current()
         if changes:
+            self._keep_trials(plan)
             generation = self._store.activate(changes, plan.action, self._now())
             for step in plan.steps:
                 if step.kind in _DONE:
-                    self._activity.record(_done(plan, step), step.plugin, str(step), self._now())
+                    kind, text = _done(plan, step)
+                    self._activity.record(kind, step.plugin, text, self._now())
         if placing or any(step.after is None for step in plan.steps):
             self._tidy()
         return generation
+
+    def _keep_trials(self, plan: Plan) -> None:
+        """Have on trial what `plan` upgrades to, before `current` names it, and nothing else."""
+        for step in plan.steps:
+            before, after = step.before, step.after
+            if after is None or step.kind not in _MOVES or plan.trial == "keep":
+                continue
+            newer = before is not None and after.release.version > before.release.version
+            if newer and plan.trial == "begin" and self._trial_attempts:
+                self._trials.begin(after.digest)
+            else:
+                self._trials.end(after.digest)
 
     def _mend(self, step: Step) -> None:
         """See that a release that is on this disk already is whole."""
@@ -320,9 +345,11 @@ def _head(step: Step) -> Head:
     return step.head
 
 
-def _done(plan: Plan, step: Step) -> str:
-    """The word for what was done; one that goes back is not the same as one that asks for less."""
-    return "rolled-back" if plan.action.startswith("rollback ") else _DONE[step.kind]
+def _done(plan: Plan, step: Step) -> tuple[str, str]:
+    """The word for what was done, and a few more; who goes back has said so, or failed."""
+    if plan.action.startswith("rollback "):
+        return "rolled-back", plan.action
+    return _DONE[step.kind], str(step)
 
 
 def _digest(step: Step) -> Digest:

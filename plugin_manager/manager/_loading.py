@@ -1,7 +1,8 @@
 """Loading: which store a plugin comes from, what it requires, and in which order.
 
 Every step reads without a lock. What another process changes meanwhile is noticed by `current`,
-and the load begins anew; a lease keeps what is loaded.
+and the load begins anew; a lease keeps what is loaded. What failed on trial is not loaded: the
+load goes back to the release before, and begins anew.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
+from typing import Literal
 
 from attrs import define, field, frozen
 
@@ -26,10 +28,12 @@ from plugin_manager.errors import (
 )
 from plugin_manager.loader import LoadedPlugin
 from plugin_manager.loader import load as load_release
+from plugin_manager.manager._events import Events
 from plugin_manager.manager._planner import vouched
+from plugin_manager.manager._trial import Confirm, TrialRun
 from plugin_manager.manifest import Manifest
-from plugin_manager.model import Host, PluginName
-from plugin_manager.store import Active, Generation, Lease, Store
+from plugin_manager.model import Host, PluginName, Release
+from plugin_manager.store import Active, Generation, Lease, Store, Trials
 from plugin_manager.trust import Trust, Vouching
 
 __all__ = ["Layer", "Loading"]
@@ -47,11 +51,20 @@ class Layer:
     trust: Trust
 
 
+class _FailedTrialError(Exception):
+    """`active`, of the first layer, failed on trial."""
+
+    def __init__(self, active: Active, attempts: int) -> None:
+        super().__init__()
+        self.active, self.attempts = active, attempts
+
+
 class _View:
     """A layer at one moment: read, and its metadata verified, when first asked for."""
 
     def __init__(self, layer: Layer) -> None:
         self.store = layer.store
+        self.trials = Trials(layer.store.directory)
         self._trust = layer.trust
 
     @cached_property
@@ -75,26 +88,56 @@ class Loading:
     """Loads plugins from `layers`, the first that has one active winning.
 
     `heal(plugin, error)` is asked where a plugin is damaged or was evicted; it mends it and returns
-    a lease of it, lest it be evicted again at once, or None.
+    a lease of it, lest it be evicted again at once, or None. `go_back(active, attempts)` sees that
+    what failed on trial is active no longer, or raises. `trial_attempts` 0: nothing is on trial.
     """
 
     layers: Sequence[Layer]
     host: Host
     heal: Callable[[PluginName, PluginManagerError], Lease | None]
+    go_back: Callable[[Active, int], None]
+    events: Events
+    trial_attempts: int
+    confirm: Confirm
     _loaded: dict[PluginName, LoadedPlugin] = field(factory=dict)
 
-    def load(self, plugin: PluginName) -> LoadedPlugin:
+    def load(
+        self, plugin: PluginName, *, verify: Literal["all", "on-read"] = "all"
+    ) -> LoadedPlugin:
         """As `PluginManager.load` says."""
-        with ExitStack() as leases:
-            return self._load_healing(plugin, leases)
+        try:
+            with ExitStack() as leases:
+                return self._load_healing(plugin, verify, leases)
+        except PluginManagerError as error:
+            self.events(
+                "refused", plugin, self._release(plugin), error=error, text=f"{plugin}: {error}"
+            )
+            raise
 
-    def _load_healing(self, plugin: PluginName, leases: ExitStack) -> LoadedPlugin:
+    def _release(self, plugin: PluginName) -> Release | None:
+        """What is active of `plugin`, where that can be read."""
+        for layer in self.layers:
+            with suppress(PluginManagerError):
+                if active := layer.store.current().active.get(plugin):
+                    return active.release
+        return None
+
+    def _load_healing(
+        self, plugin: PluginName, verify: Literal["all", "on-read"], leases: ExitStack
+    ) -> LoadedPlugin:
         healed: Counter[PluginName] = Counter()
         for attempt in range(_ATTEMPTS):
             marks = self._marks()
             at = [plugin]  # which plugin it was, where one is damaged
             try:
-                return self._load(plugin, at)
+                return self._load(plugin, verify, at)
+            except _FailedTrialError as failed:
+                if attempt + 1 == _ATTEMPTS:
+                    raise RefusedError(
+                        f"{plugin}: one release after the other failed on trial",
+                        remedy=f"'pluginctl history' shows which; 'pluginctl rollback {plugin}'.",
+                    ) from None
+                self.go_back(failed.active, failed.attempts)
             except (CorruptError, NotFoundError) as error:
                 if attempt + 1 == _ATTEMPTS:
                     raise
@@ -112,15 +155,18 @@ class Loading:
     def _marks(self) -> list[bytes]:
         return [layer.store.mark() for layer in self.layers]
 
-    def _load(self, plugin: PluginName, at: list[PluginName]) -> LoadedPlugin:
+    def _load(
+        self, plugin: PluginName, verify: Literal["all", "on-read"], at: list[PluginName]
+    ) -> LoadedPlugin:
         views = [_View(layer) for layer in self.layers]
         before = dict(self._loaded)
         loaded, used = None, []
+        trials: list[tuple[TrialRun, LoadedPlugin]] = []
         try:
             for found in self._order(plugin, views, at):
                 at[0] = found.active.release.plugin
                 with self._remedies_for(found.view):
-                    loaded = self._load_one(found)
+                    loaded = self._load_one(found, verify, trials)
                 used.append(found.view)
         except BaseException:
             # What it requires was loaded for it alone: a later attempt may need another release.
@@ -130,6 +176,9 @@ class Loading:
             self._loaded = before
             raise
         assert loaded is not None  # the plugin itself comes last
+        # Not earlier: what is unloaded as something else was refused has not been tried.
+        for trial, one in trials:
+            trial.begin(one)
         for role in dict.fromkeys(role for view in used for role in view.vouching.expired_roles):
             _log.warning("accepted within the grace: %s", role)
         return loaded
@@ -177,6 +226,7 @@ class Loading:
         for view in views:
             if active := view.generation.active.get(plugin):
                 with self._remedies_for(view):
+                    self._refuse_if_failed(active, view)
                     manifest = vouched(view.store, view.vouching, active).manifest
                 _refuse_if_blocked(active, views)
                 break
@@ -193,28 +243,82 @@ class Loading:
             )
         return _Found(view, active, manifest)
 
-    def _load_one(self, found: _Found) -> LoadedPlugin:
+    def _refuse_if_failed(self, active: Active, view: _View) -> None:
+        """Raise where `active` failed on trial: what is loaded already stays."""
+        loaded = self._loaded.get(active.release.plugin)
+        if not self.trial_attempts or (loaded and not loaded.unloaded):
+            return
+        attempts = view.trials.failed(active.digest)
+        if attempts is None or attempts < self.trial_attempts:
+            return
+        if view.store is self.layers[0].store:
+            raise _FailedTrialError(active, attempts)
+        raise RefusedError(
+            f"{active.release} failed on trial",
+            remedy=f"Run 'pluginctl rollback {active.release.plugin}', or 'pluginctl confirm "
+            f"{active.release.plugin}' to use it all the same.",
+        )
+
+    def _load_one(
+        self,
+        found: _Found,
+        verify: Literal["all", "on-read"],
+        trials: list[tuple[TrialRun, LoadedPlugin]],
+    ) -> LoadedPlugin:
         active, store = found.active, found.view.store
-        plugin = active.release.plugin
+        plugin, release = active.release.plugin, active.release
         loaded = self._loaded.get(plugin)
         if loaded is None or loaded.unloaded:
-            lease = store.lease(active)
-            try:
-                directory = store.release_directory(active.release, active.digest)
-                loaded = load_release(found.manifest, directory, released=lease.close)
-            except BaseException:
-                lease.close()
-                raise
-            self._loaded[plugin] = loaded
+            loaded = self._loaded[plugin] = self._load_anew(found, verify, trials)
+            self.events("loaded", plugin, release, text=f"{release} is loaded")
         elif loaded.release != active.release:
             raise RefusedError(
                 f"{loaded.release} is loaded in this process, {active.release} is active now",
                 remedy="Unload it first, or restart the application.",
             )
-        else:
+        elif verify == "all":
             loaded.verify()
+            self.events("verified", plugin, release, text=f"{release}: signatures and every file")
         if store is self.layers[0].store:  # the others are only read
             store.record_load([active.digest])
+        return loaded
+
+    def _load_anew(
+        self,
+        found: _Found,
+        verify: Literal["all", "on-read"],
+        trials: list[tuple[TrialRun, LoadedPlugin]],
+    ) -> LoadedPlugin:
+        active, store, release = found.active, found.view.store, found.active.release
+        own = store is self.layers[0].store  # the others are only read
+        trial = None
+        if own and self.trial_attempts and found.view.trials.failed(active.digest) is not None:
+            trial = TrialRun(store, active, self.confirm, self.events)
+        lease = store.lease(active)
+
+        def released() -> None:
+            lease.close()
+            if trial:
+                trial.end()
+            self.events("unloaded", release.plugin, release, text=f"{release} is unloaded")
+
+        try:
+            directory = store.release_directory(release, active.digest)
+            loaded = load_release(
+                found.manifest,
+                directory,
+                verify=verify,
+                released=released,
+                imported=trial.imported if trial else lambda _: None,
+                confirmed=trial.confirm if trial else lambda: None,
+            )
+        except BaseException:
+            lease.close()
+            raise
+        how = "every file" if verify == "all" else "each file as it is read"
+        self.events("verified", release.plugin, release, text=f"{release}: signatures and {how}")
+        if trial:
+            trials.append((trial, loaded))
         return loaded
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from plugin_manager.errors import (
 )
 from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
+from plugin_manager.manager._events import Event, Events, LoadAll, Trial
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.model import (
     Digest,
@@ -56,6 +57,7 @@ from plugin_manager.store import (
     SpacePlan,
     Storage,
     Store,
+    Trials,
     Wish,
     disk_bytes,
 )
@@ -103,7 +105,9 @@ class PluginManager:
     begins or is done, from whatever thread; `waiting(holder)` once where the lock is held,
     `making_room(SpacePlan)` once it is known what a change takes and what has to be evicted for
     it, before anything is evicted or fetched: also where a load brings a release back;
-    `retrying(error, seconds)` where the network failed, and it tries again after a pause.
+    `retrying(error, seconds)` where the network failed, and it tries again after a pause;
+    `on_event(Event)` where something happened to a plugin: what it raises is logged, and stops
+    nothing.
 
     Several managers may share a `transfer`, whose limits then hold for all together; `control`
     stops what this one does.
@@ -122,6 +126,7 @@ class PluginManager:
         metered: Callable[[], bool] = is_metered,
         transfer: Transfer | None = None,
         control: Control | None = None,
+        on_event: Callable[[Event], object] = _ignore,
     ) -> None:
         self.settings = settings
         self._expiry = expiry
@@ -129,6 +134,7 @@ class PluginManager:
         self.waiting = waiting
         self.making_room = making_room
         self.retrying = retrying
+        self.on_event = on_event
         self._now = now
         self._metered = metered
         self._shared_transfer = transfer
@@ -156,6 +162,9 @@ class PluginManager:
         tokens: Mapping[str, str] | None = None,
         max_bytes_per_second: int | None = None,
         on_corruption: Literal["refuse", "repair"] = "refuse",
+        trial_attempts: int | None = None,
+        confirm: Literal["import", "host"] = "import",
+        on_event: Callable[[Event], object] = _ignore,
         progress: Callable[[Progress], None] = _ignore,
         waiting: Callable[[str], None] = _ignore,
         making_room: Callable[[SpacePlan], None] = _ignore,
@@ -172,8 +181,10 @@ class PluginManager:
         bearer tokens by server ("https://plugins.example.org"); no more than `max_bytes_per_second`
         are fetched; `metered` says whether the connection is paid by the byte (by default
         NetworkManager does, where it is there); `on_corruption` says whether a load mends what is
-        damaged. What is None comes from the environment (see `plugin_manager.settings`). Touches
-        neither disk nor network.
+        damaged; after an upgrade a release has `trial_attempts` (by default 3; 0: no trials) to be
+        confirmed: by a first successful import, or with `confirm="host"` only by
+        `LoadedPlugin.confirm`. What is None comes from the environment (see
+        `plugin_manager.settings`). Touches neither disk nor network.
         """
         settings = from_environment(
             os.environ,
@@ -190,10 +201,18 @@ class PluginManager:
             tokens=tokens,
             max_bytes_per_second=max_bytes_per_second,
         )
-        settings = evolve(settings, on_corruption=on_corruption)
+        settings = evolve(settings, on_corruption=on_corruption, confirm=confirm)
+        if trial_attempts is not None:
+            if not isinstance(trial_attempts, int) or trial_attempts < 0:
+                raise InvalidInputError(
+                    f"{trial_attempts!r} is not a number of attempts",
+                    remedy="Give a whole number; 0 is for no trials.",
+                )
+            settings = evolve(settings, trial_attempts=trial_attempts)
         return cls(
             settings,
             expiry=expiry,
+            on_event=on_event,
             progress=progress,
             waiting=waiting,
             making_room=making_room,
@@ -263,6 +282,7 @@ class PluginManager:
             tidy=self._tidy,
             listener=self,
             timeout_seconds=self.settings.lock_timeout_seconds,
+            trial_attempts=self.settings.trial_attempts,
             now=self._now,
             activity=self._activity,
         )
@@ -326,26 +346,48 @@ class PluginManager:
 
     # --- loading -------------------------------------------------------------------------------
 
-    def load(self, name: str | PluginName) -> LoadedPlugin:
+    def load(
+        self, name: str | PluginName, *, verify: Literal["all", "on-read"] = "all"
+    ) -> LoadedPlugin:
         """The plugin's active release, everything verified now, ready to import and read.
 
         What it requires is loaded first. Loading what this process has loaded already verifies it
         again and returns the same object. Until it is unloaded, or this process ends, nobody
-        evicts it. A plugin that this store does not have comes from the system store.
+        evicts it. A plugin that this store does not have comes from the system store. With
+        `verify="on-read"` files are verified as they are read, and not before.
 
-        No lock, and no network, except where a release was evicted and is fetched again, or is
-        damaged and `on_corruption` is "repair". Raises NotFoundError, EvictedError, UntrustedError
-        (also ExpiredError), BlockedError, CorruptError naming every damaged file,
-        IncompatibleHostError, ModuleConflictError; RefusedError where this process still holds
-        another release of it.
+        A release that was upgraded to is on trial until it is confirmed. Where its attempts have
+        run out, the release before is activated and loaded instead.
+
+        No lock, and no network, except where a release was evicted and is fetched again, is
+        damaged and `on_corruption` is "repair", or failed on trial. Raises NotFoundError,
+        EvictedError, UntrustedError (also ExpiredError), BlockedError, CorruptError naming every
+        damaged file, IncompatibleHostError, ModuleConflictError; RefusedError where this process
+        still holds another release of it, or where it failed on trial and the one before cannot
+        come back.
         """
-        plugin = _plugin(name)
-        try:
-            return self._loading.load(plugin)
-        except PluginManagerError as error:
-            if not isinstance(error, NotFoundError):
-                self._note("refused", plugin, error.message)
-            raise
+        return self._loading.load(_plugin(name), verify=verify)
+
+    def load_all(
+        self, *names: str | PluginName, verify: Literal["all", "on-read"] = "all"
+    ) -> LoadAll:
+        """Load each of `names` (none: all that is active, in the system store too) as `load` does.
+
+        What cannot be loaded is reported, and keeps nothing else from being loaded but what
+        requires it. Raises where the store's records cannot be read.
+        """
+        plugins = [_plugin(name) for name in names]
+        if not plugins:
+            active = [*self.installed(), *self.system_installed()]
+            plugins = [one.release.plugin for one in active]
+        loaded: dict[PluginName, LoadedPlugin] = {}
+        refused: dict[PluginName, PluginManagerError] = {}
+        for plugin in plugins:
+            try:
+                loaded[plugin] = self.load(plugin, verify=verify)
+            except PluginManagerError as error:
+                refused[plugin] = error
+        return LoadAll(loaded, refused)
 
     @cached_property
     def _loading(self) -> Loading:
@@ -354,7 +396,25 @@ class PluginManager:
         layers = [Layer(self._store, self._trust)]
         if self._system:
             layers.append(Layer(self._system, self._trust_of(self._system)))
-        return Loading(layers, self.host, self._heal)
+        return Loading(
+            layers,
+            self.host,
+            self._heal,
+            self._go_back,
+            self._events,
+            self.settings.trial_attempts,
+            self.settings.confirm,
+        )
+
+    @property
+    def _events(self) -> Events:
+        return Events(self._tell)
+
+    def _tell(self, event: Event) -> None:
+        absent = isinstance(event.error, NotFoundError)
+        if event.kind in {"refused", "repaired", "confirmed"} and not absent:
+            self._note(event.kind, event.plugin, event.text)
+        self.on_event(event)  # whichever it is by then
 
     def _heal(self, plugin: PluginName, error: PluginManagerError) -> Lease | None:
         """Mend what a load met, as far as this host lets it, and lease it; None where not."""
@@ -366,10 +426,24 @@ class PluginManager:
             if plugin not in self._store.current().active:
                 return None  # a system store is its owner's to mend
         _log.warning("%s: %s", plugin, error.message)
-        timeout = self.settings.lock_timeout_seconds
+        healer = self._healer()
+        try:
+            lease = healer._changes.patiently(lambda: healer._bring_back(plugin))
+        except PluginManagerError as failure:
+            _log.warning("%s could not be brought back: %s", plugin, failure)
+            return None
+        what = "fetched again" if evicted else "repaired"
+        _log.warning("%s was %s", plugin, what)
+        release = healer._store.active(plugin).release
+        self._events("repaired", plugin, release, text=f"{release} was {what}")
+        return lease
+
+    def _healer(self) -> PluginManager:
+        """A manager that mends what a load met; whoever waits for the load waits not for ever."""
         from plugin_manager.manager._remote import new_transfer  # noqa: PLC0415
 
-        healer = PluginManager(
+        timeout = self.settings.lock_timeout_seconds
+        return PluginManager(
             evolve(self.settings, lock_timeout_seconds=_HEAL_SECONDS if timeout < 0 else timeout),
             expiry=self._expiry,
             now=self._now,
@@ -380,19 +454,75 @@ class PluginManager:
             # Somebody waits for the load: where nobody answers, that is soon said.
             transfer=self._shared_transfer or new_transfer(self.settings, attempts=_HEAL_ATTEMPTS),
         )
-        try:
-            lease = healer._changes.patiently(lambda: healer._bring_back(plugin))
-        except PluginManagerError as failure:
-            _log.warning("%s could not be brought back: %s", plugin, failure)
-            return None
-        _log.warning("%s was %s", plugin, "fetched again" if evicted else "repaired")
-        self._note("repaired", plugin, "fetched again" if evicted else "mended as it was loaded")
-        return lease
 
     def _bring_back(self, plugin: PluginName) -> Lease:
         with self._writing():
             self._inspector.repair([plugin])
             return self._store.lease(self._store.active(plugin))
+
+    def _go_back(self, failed: Active, attempts: int) -> None:
+        """Activate the release before `failed`, unless that is active no longer, or not on trial.
+
+        Raises RefusedError where that cannot be.
+        """
+        plugin, of = failed.release.plugin, self.settings.trial_attempts
+        what = f"{failed.release} failed on trial ({attempts} of {of} attempts)"
+        healer = self._healer()
+
+        def planned() -> Plan:
+            generation = healer._store.current()
+            active = generation.active.get(plugin)
+            if active and active.digest == failed.digest:
+                now = healer._trials.failed(active.digest)
+                if now is not None and now >= of:
+                    return healer._planner.rollback_failed(plugin)
+            return Plan("", generation.number)  # another process was here before
+
+        try:
+            plan = healer._change(planned)
+        except PluginManagerError as error:
+            all_the_same = f"To use it all the same, run 'pluginctl confirm {plugin}'."
+            raise RefusedError(
+                f"{what}, and no earlier one could be activated: {error.message}",
+                remedy=f"{error.remedy} {all_the_same}".strip(),
+                release=str(failed.release),
+                attempts=attempts,
+                cause=error.family,
+            ) from error
+        for step in plan.steps:
+            if step.after:
+                text = f"{what}: {step.after.release} is active again"
+                _log.warning("%s", text)
+                self._events("rolled-back", step.plugin, step.after.release, text=text)
+
+    @cached_property
+    def _trials(self) -> Trials:
+        return Trials(self.settings.store)
+
+    def trials(self) -> Mapping[PluginName, Trial]:
+        """The active releases that are on trial, by plugin."""
+        of = self.settings.trial_attempts
+        on_trial = set(self._trials.digests()) if of else set()
+        found = {}
+        for active in self.installed() if on_trial else ():
+            release = active.release
+            attempts = self._trials.failed(active.digest) if active.digest in on_trial else None
+            if attempts is not None:
+                past = (one.release for one in self._store.past(release.plugin))
+                previous = next((one for one in past if one.version < release.version), None)
+                found[release.plugin] = Trial(release, previous, attempts, of)
+        return found
+
+    def confirm(self, name: str | PluginName) -> bool:
+        """Say that a plugin's active release works; returns whether it was on trial.
+
+        Waits for nobody. Raises NotFoundError, StoreAccessError.
+        """
+        release = (active := self._store.active(_plugin(name))).release
+        if not self._trials.end(active.digest):
+            return False
+        self._events("confirmed", release.plugin, release, text=f"{release} works")
+        return True
 
     def _repairs_at_load(self, error: PluginManagerError) -> bool:
         return isinstance(error, CorruptError) and self.settings.on_corruption == "repair"
@@ -540,7 +670,8 @@ class PluginManager:
     def plan_hold(self, name: str | PluginName, *, held: bool = True) -> Plan:
         """What keeping upgrades away from a plugin (or letting them come again) would do."""
         before = self._store.active(_plugin(name))
-        return self._plan_flag("hold" if held else "unhold", before, evolve(before, held=held))
+        after = evolve(before, held=held, failed=before.failed if held else ())
+        return self._plan_flag("hold" if held else "unhold", before, after)
 
     def _plan_flag(self, verb: str, before: Active, after: Active) -> Plan:
         plugin, base = before.release.plugin, self._store.current().number
@@ -551,7 +682,7 @@ class PluginManager:
         return self._change(lambda: self.plan_hold(name))
 
     def unhold(self, name: str | PluginName) -> Plan:
-        """Let upgrades change a plugin again."""
+        """Let upgrades change a plugin again, also to what failed on trial here."""
         return self._change(lambda: self.plan_hold(name, held=False))
 
     def plan_pin(self, name: str | PluginName, *, pinned: bool = True) -> Plan:

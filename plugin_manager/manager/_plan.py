@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 
@@ -48,6 +48,8 @@ class Step:
             return "upgrade" if newer else "downgrade"
         if self.before.held != self.after.held:
             return "hold" if self.after.held else "unhold"
+        if self.before.failed and not self.after.failed:
+            return "unhold"
         if self.before.pinned != self.after.pinned:
             return "pin" if self.after.pinned else "unpin"
         return "fetch" if self.bundle_path else "keep"
@@ -77,7 +79,9 @@ class Plan:
     `notes` are sentences worth telling (a yanked release, a held plugin left alone). `space` says
     whether it fits and what has to be evicted for it; None where nothing is written.
     `seconds`: how long fetching would take at the speed of the last time; None where that is not
-    known, or nothing is to be fetched.
+    known, or nothing is to be fetched. `trial`: what becomes of the trials of the releases that it
+    makes active. An upgrade `begin`s one, and what is wished back is on trial no longer (`end`);
+    where it goes back because a trial failed, those of earlier releases go on (`keep`).
     """
 
     action: str
@@ -86,6 +90,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     space: SpacePlan | None = None
     seconds: float | None = None
+    trial: Literal["begin", "end", "keep"] = "begin"
 
     @property
     def needed(self) -> Needed:

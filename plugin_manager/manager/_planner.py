@@ -14,6 +14,7 @@ from plugin_manager import resolver
 from plugin_manager.bundle import Head
 from plugin_manager.catalogue import Catalogue, CatalogueEntry
 from plugin_manager.errors import (
+    ConflictError,
     CorruptError,
     InvalidInputError,
     NotFoundError,
@@ -23,7 +24,14 @@ from plugin_manager.errors import (
 )
 from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manifest import Manifest
-from plugin_manager.model import Host, PluginName, PluginRequirement, Release
+from plugin_manager.model import (
+    Host,
+    PluginName,
+    PluginRequirement,
+    Release,
+    Withdrawal,
+    WithdrawalKind,
+)
 from plugin_manager.store import Active, Generation, Housekeeping, Needed, SpacePlan, Store
 from plugin_manager.trust import BundleTarget, Trust, Update, Vouching
 
@@ -47,6 +55,26 @@ def keep_chains(store: Store, update: Update) -> None:
     for plugin in sorted(store.plugins()):
         with suppress(NotFoundError, UntrustedError, InvalidInputError):
             update.catalogue(plugin)
+
+
+_FAILED = Withdrawal(WithdrawalKind.YANKED, "it failed on trial here")
+
+
+def _passing_over(failed: Collection[Version], catalogue: Catalogue) -> Catalogue:
+    """`catalogue`, with what failed here as good as yanked: picked only where pinned exactly."""
+    if not failed:
+        return catalogue
+    entries = (
+        evolve(entry, withdrawal=_FAILED)
+        if entry.release.version in failed and not entry.withdrawal
+        else entry
+        for entry in catalogue.entries
+    )
+    return evolve(catalogue, entries=tuple(entries))
+
+
+def _newer(version: Version, *failed: Iterable[Version]) -> tuple[Version, ...]:
+    return tuple(sorted({one for some in failed for one in some if one > version}))
 
 
 class Planner:
@@ -109,6 +137,13 @@ class Planner:
         free = [plugin for plugin in plugins if plugin not in held]
         action = "upgrade " + ", ".join(str(plugin) for plugin in free)
         plan = self._online(action, [], upgrade=free, named=named, offline=offline)
+        moved = {step.plugin for step in plan.steps}
+        notes += tuple(
+            f"{plugin} {', '.join(map(str, active[plugin].failed))} failed on trial here and is "
+            f"passed over; 'pluginctl unhold {plugin}' lifts that"
+            for plugin in free
+            if active[plugin].failed and plugin not in moved
+        )
         return evolve(plan, notes=(*notes, *plan.notes))
 
     def _online(
@@ -135,7 +170,9 @@ class Planner:
         moves, notes = [], []
         for plugin, entry in sorted(chosen.items()):
             before = generation.active.get(plugin)
-            if entry.withdrawal:
+            if entry.withdrawal == _FAILED:
+                notes.append(f"{entry.release} failed on trial here before")
+            elif entry.withdrawal:
                 stays = ", and stays: no other release fits" if entry.blocked else ""
                 notes.append(
                     f"{entry.release} was {entry.withdrawal.kind} by its publisher: "
@@ -204,18 +241,20 @@ class Planner:
     ) -> Mapping[PluginName, CatalogueEntry]:
         installed = {plugin: active.release for plugin, active in generation.active.items()}
         held = {plugin for plugin, active in generation.active.items() if active.held}
+        failed = {plugin: active.failed for plugin, active in generation.active.items()}
         with self._trust.update([*self._store.plugins(), *named]) as update:
             keep_chains(self._store, update)
 
             def catalogue(plugin: PluginName) -> Catalogue:
                 try:
-                    return update.catalogue(plugin)
+                    return _passing_over(failed.get(plugin, ()), update.catalogue(plugin))
                 except (NotFoundError, UntrustedError, InvalidInputError):
                     # A plugin that nobody asked about stays as it is, whatever its publisher did.
                     if plugin in named or plugin not in installed:
                         raise
                     with suppress(PluginManagerError):
-                        return self._trust.local().catalogue(plugin)
+                        catalogue = self._trust.local().catalogue(plugin)
+                        return _passing_over(failed.get(plugin, ()), catalogue)
                     raise
 
             return resolver.resolve(
@@ -253,7 +292,8 @@ class Planner:
                 for one in whole.entries
                 if (active and one.release == active.release) or is_here(one.release)
             ]
-            return evolve(whole, entries=tuple(here))
+            failed = active.failed if active else ()
+            return _passing_over(failed, evolve(whole, entries=tuple(here)))
 
         active = generation.active
         return resolver.resolve(
@@ -287,7 +327,12 @@ class Planner:
     ) -> Step:
         release = target.release
         head = vouching.vouch(release, data)
-        after = Active(release, head.digest, pinned=bool(before and before.pinned))
+        after = Active(
+            release,
+            head.digest,
+            pinned=bool(before and before.pinned),
+            failed=_newer(release.version, before.failed if before else ()),
+        )
         if before and before.digest == after.digest:
             after = before
         return Step(release.plugin, before, after, head, head_bytes=data, bundle_path=target.path)
@@ -320,7 +365,9 @@ class Planner:
     def rollback(self, plugin: PluginName, to: Version | None) -> Plan:
         """What going back to version `to`, or else to the one before, would do; offline."""
         generation, before = self._store.current(), self._store.active(plugin)
-        target = evolve(self._earlier(plugin, before, to), held=True, pinned=before.pinned)
+        target = self._earlier(plugin, before, to)
+        failed = _newer(target.release.version, before.failed)
+        target = evolve(target, held=True, pinned=before.pinned, failed=failed)
         action = f"rollback {plugin} {before.release.version} -> {target.release.version}"
         plan = self._return(action, generation, {plugin: target})
         held = (
@@ -328,6 +375,50 @@ class Planner:
             f"'pluginctl unhold {plugin}'"
         )
         return evolve(plan, notes=(*plan.notes, held))
+
+    def rollback_failed(self, plugin: PluginName) -> Plan:
+        """What going back from a release that failed on trial would do; offline, if it is on disk.
+
+        Upgrades pass its version over from then on; what is newer comes. Where others that came
+        with it cannot do without it, they go back as well. Raises as `rollback` does.
+        """
+        generation, before = self._store.current(), self._store.active(plugin)
+        earlier = self._earlier(plugin, before, None)
+        # Also what failed before it: that stands with the release that was gone back to then.
+        version = earlier.release.version
+        failed = _newer(version, earlier.failed, before.failed, [before.release.version])
+        target = evolve(earlier, held=before.held, pinned=before.pinned, failed=failed)
+        action = f"rollback {plugin} {before.release.version} -> {version}, as it failed on trial"
+        try:
+            plan = self._return(action, generation, {plugin: target})
+        except ConflictError:
+            together = self._came_with(generation, before)
+            if not together:
+                raise
+            plan = self._return(action, generation, {**together, plugin: target})
+        passed = (
+            f"upgrades pass over {before.release} until 'pluginctl unhold {plugin}', and take what "
+            "is newer"
+        )
+        return evolve(plan, notes=(*plan.notes, passed), trial="keep")
+
+    def _came_with(self, generation: Generation, active: Active) -> dict[PluginName, Active | None]:
+        """What was active before of all other plugins that changed together with `active`."""
+        for record in self._store.history():
+            changes = {change.plugin: change for change in record.changes}
+            mine = changes.pop(active.release.plugin, None)
+            if mine is None or mine.after is None or mine.after.digest != active.digest:
+                continue
+            now = {plugin: generation.active.get(plugin) for plugin in changes}
+            return {
+                plugin: evolve(
+                    change.before, held=there.held, pinned=there.pinned, failed=there.failed
+                )
+                for plugin, change in changes.items()
+                if change.before and change.after and (there := now[plugin])
+                if there.digest == change.after.digest
+            }
+        return {}
 
     def rollback_to(self, number: int) -> Plan:
         """What going back to all that generation `number` had active would do; offline.
@@ -341,7 +432,12 @@ class Planner:
             if before and after:
                 # Which plugins are pinned or held is today's wish, not that of then.
                 back = after.release.version < before.release.version
-                after = evolve(after, held=before.held or back, pinned=before.pinned)
+                after = evolve(
+                    after,
+                    held=before.held or back,
+                    pinned=before.pinned,
+                    failed=_newer(after.release.version, before.failed),
+                )
             if before != after:
                 changes[plugin] = after
         held = tuple(
@@ -382,7 +478,8 @@ class Planner:
                 [step] = self._steps(vouching, [(target.release, before)])
                 steps.append(evolve(step, after=target))
         resolver.check(after, self._host, concerning=set(changes))
-        return self.fitted(Plan(action, generation.number, tuple(steps), tuple(notes)))
+        plan = Plan(action, generation.number, tuple(steps), tuple(notes), trial="end")
+        return self.fitted(plan)
 
     def _described(self, vouching: Vouching, active: Active) -> resolver.Described | None:
         """What an active release requires; None where its damaged files do not tell.

@@ -17,10 +17,12 @@ from plugin_manager.store._lease import Lease
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
 from plugin_manager.store._store import Store
+from plugin_manager.store._trials import Attempt, Trials
 from plugin_manager.store._verify import (
     Damage,
     Fault,
     foreign_files,
+    map_verified,
     open_verified,
     read_verified,
     release_faults,
@@ -28,6 +30,7 @@ from plugin_manager.store._verify import (
 
 __all__ = [
     "Active",
+    "Attempt",
     "Change",
     "Damage",
     "Fault",
@@ -47,11 +50,13 @@ __all__ = [
     "Standing",
     "Storage",
     "Store",
+    "Trials",
     "Want",
     "Wish",
     "disk_bytes",
     "foreign_files",
     "job_id",
+    "map_verified",
     "open_verified",
     "read_verified",
     "release_faults",

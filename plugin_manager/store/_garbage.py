@@ -46,8 +46,9 @@ IDLE = timedelta(days=7)
 class Garbage:
     """Something that the collector removes; `name` is its place below the store's directory.
 
-    `kind` is `generation`, `manifest`, `metadata`, `download` (staged) or `temporary`; of a release
-    why it was there: `garbage` (nothing needs it), `unfinished` (an interrupted command placed it).
+    `kind` is `generation`, `manifest`, `metadata`, `trial`, `download` (staged) or `temporary`; of
+    a release why it was there: `garbage` (nothing needs it), `unfinished` (an interrupted command
+    placed it).
     """
 
     kind: str

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 from blake3 import blake3
+from packaging.version import Version
 
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.model import (
@@ -62,13 +63,15 @@ _RECORD, _ACTIVE, _END = b'"record":', b'"active":[', b"]}\n"
 class Active:
     """A plugin's active release; `digest` names its head.
 
-    `held`: upgrades leave it alone; `pinned`: eviction does.
+    `held`: upgrades leave it alone; `pinned`: eviction does. `failed`: newer versions that failed
+    their trial here, and that upgrades pass over.
     """
 
     release: Release
     digest: Digest
     held: bool = False
     pinned: bool = False
+    failed: tuple[Version, ...] = ()
 
 
 @frozen
@@ -150,12 +153,14 @@ def render(generation: Generation) -> bytes:
 
 
 def _fields(active: Active) -> dict[str, Any]:
+    failed = {"failed": [str(version) for version in active.failed]} if active.failed else {}
     return {
         "version": str(active.release.version),
         "platform": str(active.release.platform),
         "head": str(active.digest),
         "held": active.held,
         "pinned": active.pinned,
+        **failed,
     }
 
 
@@ -218,7 +223,10 @@ def _active(item: dict[str, Any], plugin: PluginName) -> Active:
     version, platform = parse_version(item["version"]), Platform.parse(item["platform"])
     digest = Digest.parse(item["head"])
     held, pinned = _typed(item["held"], bool), _typed(item["pinned"], bool)
-    return Active(Release(plugin, version, platform), digest, held, pinned)
+    failed = tuple(
+        parse_version(_typed(text, str)) for text in _typed(item.get("failed", []), list)
+    )
+    return Active(Release(plugin, version, platform), digest, held, pinned, failed)
 
 
 def _number(value: object) -> int:

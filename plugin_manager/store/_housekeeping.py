@@ -26,6 +26,7 @@ from plugin_manager.store._jobs import JobRecords, is_over
 from plugin_manager.store._lease import claim
 from plugin_manager.store._space import Kept, Resident, Sharing, SpacePlan, distinct_bytes
 from plugin_manager.store._store import Store
+from plugin_manager.store._trials import Trials
 from plugin_manager.store._usage import UsageLog
 
 __all__ = ["Housekeeping", "Storage"]
@@ -96,6 +97,7 @@ class Housekeeping:
         self.directory = store.directory
         self._limits = limits or Limits()
         self._jobs = JobRecords(store.directory)
+        self._trials = Trials(store.directory)
 
     @_looking
     def residents(self, now: datetime, *, keep_index: bool = False) -> list[Resident]:
@@ -268,6 +270,8 @@ class Housekeeping:
         downloads, staged = _garbage.stagings(self.directory, now, wanted, unfinished=unfinished)
         found += self._unnamed_manifests(kept | staged | wanted, {one.name for one in found})
         found += [*downloads, *jobs]
+        active = {one.digest for one in self._store.current().active.values()}
+        found += self._trials.garbage(kept | active)
         found += _garbage.temporary(self.directory)
         sharing = Sharing(residents)
         found += [Garbage(one.kept.value, self._name(one), sharing.take(one)) for one in doomed]
@@ -324,7 +328,7 @@ class Housekeeping:
         return found
 
 
-_FILES = {"generation", "manifest", "temporary", "download"}
+_FILES = {"generation", "manifest", "trial", "temporary", "download"}
 
 
 def _is_leased(resident: Resident, *, patient: bool = False) -> bool:

@@ -5,6 +5,7 @@
     generations/, current   see _generations
     staging/<digest>/       see _staging
     jobs/<id>/              see _jobs: what is to be fetched, and how that stands
+    trials/<digest>/        see _trials: what was upgraded to, and has yet to show that it works
     index/                  see _usage and _contents: helps to decide, is never the truth
     trust/                  the trust module's own
     lock, lock-holder       see _lock

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from attrs import frozen
 from blake3 import blake3
@@ -34,12 +34,16 @@ __all__ = [
     "Fault",
     "damaged_chunks",
     "foreign_files",
+    "map_verified",
     "open_verified",
     "read_verified",
     "release_faults",
     "release_faults_slowly",
     "visible_faults",
 ]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _PARALLEL_BYTES = 16 * 1024 * 1024
 _STREAM_BUFFER_BYTES = 64 * 1024
@@ -84,6 +88,37 @@ def read_verified(directory: Path, manifest: Manifest, file: File) -> bytes:
         if blake3(view[chunk.offset : chunk.offset + chunk.length]).digest() != chunk.digest:
             raise _corrupt(manifest, file, Damage.DAMAGED)
     return data
+
+
+def map_verified(directory: Path, manifest: Manifest, file: File) -> memoryview:
+    """`file` below `directory` as a read-only mapping, hashed whole over that very mapping.
+
+    The mapping and its descriptor last as long as the result. Whoever may write to the file can
+    change a mapping afterwards. Raises CorruptError naming the file where it is missing, is not a
+    regular file, or differs.
+    """
+    import mmap  # noqa: PLC0415 - most plugins map nothing
+
+    try:
+        with _open(directory / file.path) as descriptor:
+            if os.fstat(descriptor).st_size != file.size:
+                raise _corrupt(manifest, file, Damage.DAMAGED)
+            if not file.size:
+                return memoryview(b"")  # nothing to map
+            view = memoryview(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ))
+    except OSError as error:
+        damage = Damage.MISSING if isinstance(error, FileNotFoundError) else Damage.DAMAGED
+        raise _corrupt(manifest, file, damage) from error
+
+    def is_sound(chunks: Sequence[Chunk]) -> bool:
+        return all(
+            blake3(view[chunk.offset : chunk.offset + chunk.length]).digest() == chunk.digest
+            for chunk in chunks
+        )
+
+    if not all(_each(is_sound, _pieces(manifest.chunks(file), file.size))):
+        raise _corrupt(manifest, file, Damage.DAMAGED)
+    return view
 
 
 def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
@@ -229,6 +264,16 @@ def damaged_chunks(
         return chunks
 
 
+def _each(function: Callable[[T], S], pieces: Sequence[T]) -> list[S]:
+    """What `function` makes of each of `pieces`, on all processors."""
+    if len(pieces) < 2:
+        return [function(piece) for piece in pieces]
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - most files are small
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(function, pieces))
+
+
 def _pieces(chunks: list[Chunk], size_bytes: int) -> list[list[Chunk]]:
     """`chunks` in as many parts as are worth a thread each."""
     # Hashing and reading release the interpreter's lock. Not so for many small files: measured,
@@ -313,11 +358,12 @@ def release_faults(
     files: Iterable[File],
     *,
     hashed: Callable[[int], None] = lambda _: None,
+    tagged: bool = False,
 ) -> list[Fault]:
     """Which of `files` are missing or damaged below `directory`; `hashed(size)` after each file.
 
-    Files that carry a tag may be absent: they only speed things up. Large files are hashed on all
-    processors.
+    Files that carry a tag may be absent, unless `tagged`: they only speed things up. Large files
+    are hashed on all processors.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - looking does without
 
@@ -325,7 +371,7 @@ def release_faults(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # starts no thread before it has work
         for file in files:
             fault = _file_fault(directory, manifest, file, pool)
-            if fault and not (file.tag and fault.damage is Damage.MISSING):
+            if fault and (tagged or not file.tag or fault.damage is not Damage.MISSING):
                 faults.append(fault)
             hashed(file.size)
     return faults

@@ -14,7 +14,9 @@ from typing import Any
 from attrs import frozen
 
 from plugin_manager import durable
-from plugin_manager.store import Store
+from plugin_manager.manager import Plan
+from plugin_manager.manager._changes import Changes
+from plugin_manager.store import Generation, Store
 
 __all__ = ["CONTROLS", "Control"]
 
@@ -66,10 +68,28 @@ def _remove_old_first() -> None:
     Store.place = removing  # type: ignore[method-assign]
 
 
+def _try_later() -> None:
+    keep, activate = Changes._keep_trials, Store.activate
+    kept: list[Callable[[], None]] = []
+
+    def later(self: Changes, plan: Plan) -> None:
+        kept.append(lambda: keep(self, plan))
+
+    def activating(self: Store, *arguments: Any) -> Generation:
+        generation = activate(self, *arguments)
+        for one in kept:
+            one()
+        return generation
+
+    Changes._keep_trials = later  # type: ignore[method-assign]
+    Store.activate = activating  # type: ignore[method-assign]
+
+
 CONTROLS: Mapping[str, Control] = {
     "overwrite-in-place": Control("uninstall", _overwrite_in_place),
     "unlink-then-rename": Control("uninstall", _unlink_then_rename),
     "remove-old-first": Control("upgrade", _remove_old_first),
+    "trial-after-current": Control("upgrade", _try_later),
 }
 """Not here, as the store mends them unasked: copying a release into its place (an install verifies
 what it finds there), and going over to one before it is there (a load takes it from staging)."""

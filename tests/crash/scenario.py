@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE, S_ISDIR, S_ISREG
@@ -52,6 +52,7 @@ OFFLINE = ""  # no repository: whoever wants one is refused at once, and need no
 # Temporary files, and what was set aside.
 _RANDOM = re.compile(r"^(\.tmp-|\.set-aside-).*")
 _NUMBERED = re.compile(r"^(trust/sets/)[0-9]+")
+_TRIALS = re.compile(r"trials$|trials/[0-9a-f]{64}$")
 _NOISE = random.Random(11).randbytes(300_000)
 
 # What the serving process runs: until its standard input ends, that is until its parent does.
@@ -173,11 +174,12 @@ class Scenario:
 class State:
     """What a user sees: `active` by plugin, and for each the version that a rollback brings.
 
-    A plugin that cannot be rolled back is not in `rollback`.
+    A plugin that cannot be rolled back is not in `rollback`. `trials`: what is on trial, sorted.
     """
 
     active: Mapping[str, str]
     rollback: Mapping[str, str]
+    trials: Sequence[str]
 
 
 @frozen
@@ -352,6 +354,7 @@ def _problems(
         states = [state for state in (reference.before, reference.after) if state.active == active]
         if not states:
             yield f"neither the old nor the new state: {active}"
+        yield from _trial_problems(reference, active, set(_on_trial(online)))
         yield from load_problems(loading, damaged=operation.damaged)
         if any(state.rollback for state in states):
             found = _rollbacks(scenario, store, operation, damaged=operation.damaged)
@@ -368,6 +371,23 @@ def _problems(
             yield f"after running it again, rolls back to {found}"
     except (PluginManagerError, OSError, AssertionError) as error:
         yield f"{type(error).__name__}: {error}"
+
+
+def _trial_problems(
+    reference: Reference, active: Mapping[str, str], on_trial: set[str]
+) -> Iterator[str]:
+    """Whether what an upgrade brought is on trial, and nothing else.
+
+    What was so before may have been imported meanwhile, which confirms it.
+    """
+    before, after = set(reference.before.trials), set(reference.after.trials)
+    least, most = set[str](), before | after
+    if active == reference.after.active != reference.before.active:
+        least, most = after - before, after
+    elif active == reference.before.active:
+        most = before
+    if not least <= on_trial <= most:
+        yield f"of {active}, on trial are {sorted(on_trial)}"
 
 
 def load_problems(manager: PluginManager, *, damaged: bool = False) -> Iterator[str]:
@@ -421,6 +441,10 @@ def _versions(manager: PluginManager) -> dict[str, str]:
     }
 
 
+def _on_trial(manager: PluginManager) -> list[str]:
+    return sorted(str(trial.release) for trial in manager.trials().values())
+
+
 def _cleaned(manager: PluginManager, store: Path) -> dict[str, str]:
     manager.cleanup(unfinished=True)
     return inventory(store)
@@ -436,6 +460,7 @@ def _reference(scenario: Scenario, operation: Operation) -> Reference:
         return {
             "active": active,
             "rollback": _rollbacks(scenario, store, operation, damaged=damaged),
+            "trials": _on_trial(scenario.manager(store)),
         }
 
     def undisturbed() -> list[Any]:
@@ -445,10 +470,10 @@ def _reference(scenario: Scenario, operation: Operation) -> Reference:
         with copied(template, copy):
             manager = scenario.manager(copy)
             operation.run(manager)
+            after = state(copy)
             problems = list(load_problems(manager))
             assert not problems, problems
-            files = _cleaned(manager, copy)
-            return [before, state(copy), files]
+            return [before, after, _cleaned(manager, copy)]
 
     before, after, files = in_child(undisturbed)
     return Reference(template, State(**before), State(**after), files)
@@ -477,14 +502,15 @@ def inventory(store: Path) -> dict[str, str]:
     """What lies in `store`: relative name to kind, mode and digest.
 
     Sets of metadata are numbered by how many attempts there were, so their numbers do not count;
-    nor do the bytes of the index, which is no truth.
+    nor do the bytes of the index, which is no truth. What is on trial depends on what was
+    loaded meanwhile, too.
     """
     found: dict[str, str] = {}
     for path in sorted(store.rglob("*")):
         name = _NUMBERED.sub(r"\1*", _name(path, store))
         while name in found:
             name += " again"
-        if name in {"lock", "lock-holder"}:
+        if name in {"lock", "lock-holder"} or _TRIALS.match(name):
             continue
         passing = name == "trust/current" or name.startswith("index/")
         found[name] = _described(path).split()[0] if passing else _described(path)

@@ -160,10 +160,10 @@ def test_a_module_changed_after_the_load_does_not_run(loading, tmp_path, with_py
     evil = bytecode(EVIL, "demo.py")[1] if with_pyc else EVIL.encode()
     if attack is None:
         (tmp_path / "evil").write_bytes(evil)
-        (plugin.path / path).unlink()
-        (plugin.path / path).symlink_to(tmp_path / "evil")
+        (plugin.directory / path).unlink()
+        (plugin.directory / path).symlink_to(tmp_path / "evil")
     else:
-        attack(plugin.path / path, evil)
+        attack(plugin.directory / path, evil)
     with pytest.raises(CorruptError) as caught:
         plugin.import_module("demo")
     assert caught.value.paths == (path,)
@@ -192,7 +192,7 @@ def test_the_bytes_that_were_hashed_are_the_bytes_that_run(loading, monkeypatch)
     plugin = loading({"demo.py": GOOD})
     _swapping(monkeypatch)
     assert plugin.import_module("demo").kind == "good"
-    assert (plugin.path / "demo.py").read_text() == EVIL
+    assert (plugin.directory / "demo.py").read_text() == EVIL
 
 
 def test_control_a_loader_that_reads_again_is_caught(loading, monkeypatch):
@@ -319,13 +319,15 @@ def _import_system_restored(monkeypatch):
 )
 def test_dropped_in_modules_are_not_found(loading, circumstances):
     plugin = loading({"demo/__init__.py": "", "demo/real.py": GOOD})
-    drop(plugin.path, {**DROPPED, **SHADOWING})
-    circumstances(plugin.path)
+    drop(plugin.directory, {**DROPPED, **SHADOWING})
+    circumstances(plugin.directory)
     assert plugin.import_module("demo.real").kind == "good"
     for name in ("demo.dropped", "demo.dropped.inner", "dropped_top"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(name)
-    assert importlib.util.find_spec("demo.real").origin == str(plugin.path / "demo" / "real.py")
+    assert importlib.util.find_spec("demo.real").origin == str(
+        plugin.directory / "demo" / "real.py"
+    )
     assert not hasattr(sys, "demo_evil")
     plugin.verify()  # what was signed is as it was signed
 
@@ -333,8 +335,8 @@ def test_dropped_in_modules_are_not_found(loading, circumstances):
 @pytest.mark.usefixtures("_import_system_restored")
 def test_dropped_in_modules_are_not_listed(loading):
     plugin = loading({"demo/__init__.py": "", "demo/real.py": GOOD})
-    finders_cached(plugin.path)
-    drop(plugin.path, DROPPED)
+    finders_cached(plugin.directory)
+    drop(plugin.directory, DROPPED)
     sys.path_importer_cache.clear()
     demo = plugin.import_module("demo")
     assert [module.name for module in pkgutil.iter_modules(demo.__path__)] == ["real"]

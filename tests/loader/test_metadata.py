@@ -27,7 +27,7 @@ def test_distributions_in_the_bundle_are_found(loading):
     assert distribution.read_text("absent") is None
     assert [str(file) for file in distribution.files] == ["demo_project/__init__.py"]
     assert distribution.locate_file("demo_project/__init__.py") == (
-        plugin.path / "demo_project" / "__init__.py"
+        plugin.directory / "demo_project" / "__init__.py"
     )
     (entry,) = importlib.metadata.entry_points(group="demo")
     assert entry.load()() == "called"
@@ -76,7 +76,7 @@ def test_pluggy_finds_hooks_of_loaded_plugins(loading):
 def test_who_asks_about_other_directories_is_not_told_of_plugins(loading, tmp_path):
     plugin = loading(INSTALLED)
     assert list(importlib.metadata.distributions(path=[str(tmp_path / "empty")])) == []
-    found, *_ = importlib.metadata.distributions(path=[str(plugin.path)], name="demo_project")
+    found, *_ = importlib.metadata.distributions(path=[str(plugin.directory)], name="demo_project")
     assert found.version == "1.2"
     assert not isinstance(found, importlib.metadata.PathDistribution)  # the verified one is first
 

@@ -33,13 +33,13 @@ def test_the_order_of_importlib_is_kept(loading, tmp_path):
     ours = [plugin.import_module(f"demo.{name}").kind for name in ("both", "only.inner", "source")]
     assert ours == ["package", "namespace", "source"]
     plugin.unload()
-    sys.path.insert(0, str(plugin.path))  # the same, by importlib's own finder
+    sys.path.insert(0, str(plugin.directory))  # the same, by importlib's own finder
     try:
         theirs = [
             importlib.import_module(f"demo.{n}").kind for n in ("both", "only.inner", "source")
         ]
     finally:
-        sys.path.remove(str(plugin.path))
+        sys.path.remove(str(plugin.directory))
         for name in [name for name in sys.modules if name.partition(".")[0] == "demo"]:
             del sys.modules[name]
     assert ours == theirs
@@ -50,7 +50,7 @@ def test_bytecode_of_this_interpreter_is_executed(loading):
     plugin = loading({"demo.py": "kind = 'source'\n", path: data}, tags={path: BYTECODE_TAG})
     demo = plugin.import_module("demo")
     assert demo.kind == "bytecode"
-    assert demo.__cached__ == str(plugin.path / path)
+    assert demo.__cached__ == str(plugin.directory / path)
 
 
 def test_functions_from_bytecode_show_their_real_file(loading):
@@ -58,7 +58,7 @@ def test_functions_from_bytecode_show_their_real_file(loading):
     plugin = loading(files, tags=tags)
     function = plugin.import_module("demo").f
     for code in (function.__code__, function().__code__):
-        assert code.co_filename == str(plugin.path / "demo.py")
+        assert code.co_filename == str(plugin.directory / "demo.py")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_bytecode_that_does_not_fit_is_passed_over(loading, change):
         {"demo.py": "kind = 'source'\n", path: change(data)}, tags={path: BYTECODE_TAG}
     )
     assert plugin.import_module("demo").kind == "source"
-    assert (plugin.path / path).read_bytes() == change(data)  # nothing is written
+    assert (plugin.directory / path).read_bytes() == change(data)  # nothing is written
 
 
 def test_bytecode_without_the_tag_is_passed_over(loading):
@@ -89,7 +89,7 @@ def test_bytecode_without_the_tag_is_passed_over(loading):
 def test_bytecode_that_was_not_installed_is_not_missed(loading):
     path, data = bytecode("kind = 'bytecode'\n", "demo.py")
     plugin = loading({"demo.py": "kind = 'source'\n", path: data}, tags={path: BYTECODE_TAG})
-    (plugin.path / path).unlink()
+    (plugin.directory / path).unlink()
     assert plugin.import_module("demo").kind == "source"
 
 
@@ -106,7 +106,7 @@ def test_a_module_may_come_as_bytecode_only(loading):
     _, data = bytecode("def f(): pass\n", "demo.py")
     plugin = loading({"demo.pyc": data})
     demo = plugin.import_module("demo")
-    assert demo.__file__ == str(plugin.path / "demo.pyc")
+    assert demo.__file__ == str(plugin.directory / "demo.pyc")
     with pytest.raises(OSError, match="source"):
         inspect.getsource(demo.f)
 
@@ -152,14 +152,14 @@ def test_pkgutil_lists_and_walks_the_manifest(loading):
     plugin = loading(
         {"demo/__init__.py": "", "demo/a.py": "", "demo/sub/__init__.py": "", "demo/sub/b.py": ""}
     )
-    (plugin.path / "demo" / "dropped.py").write_text("raise SystemExit")
+    (plugin.directory / "demo" / "dropped.py").write_text("raise SystemExit")
     demo = plugin.import_module("demo")
     names = [(m.name, m.ispkg) for m in pkgutil.iter_modules(demo.__path__)]
     assert names == [("a", False), ("sub", True)]
     walked = [m.name for m in pkgutil.walk_packages(demo.__path__, "demo.")]
     assert walked == ["demo.a", "demo.sub", "demo.sub.b"]
     (info, *_) = pkgutil.iter_modules(demo.__path__, "demo.")
-    assert info.module_finder.find_spec("demo.a").origin == str(plugin.path / "demo" / "a.py")
+    assert info.module_finder.find_spec("demo.a").origin == str(plugin.directory / "demo" / "a.py")
     assert pkgutil.get_data("demo", "a.py") == b""
     with pytest.raises(OSError):
         pkgutil.get_data("demo", "dropped.py")
@@ -170,7 +170,7 @@ def test_a_module_runs_as_a_script(loading, capsys):
         {"demo/__init__.py": "", "demo/__main__.py": "print(__name__, __package__, __file__)\n"}
     )
     runpy.run_module("demo", run_name="__main__")
-    assert capsys.readouterr().out == f"__main__ demo {plugin.path / 'demo' / '__main__.py'}\n"
+    assert capsys.readouterr().out == f"__main__ demo {plugin.directory / 'demo' / '__main__.py'}\n"
     plugin.unload()
 
 
@@ -190,7 +190,7 @@ def test_a_package_may_extend_its_own_path(loading):
         }
     )
     assert plugin.import_module("demo.extra").kind == "extra"
-    (plugin.path / "demo" / "more" / "dropped.py").write_text("raise SystemExit")
+    (plugin.directory / "demo" / "more" / "dropped.py").write_text("raise SystemExit")
     with pytest.raises(ModuleNotFoundError):
         plugin.import_module("demo.dropped")
 
@@ -204,7 +204,7 @@ def test_a_plugin_may_put_a_directory_of_its_own_on_the_path(loading, monkeypatc
             "demo/_vendor/demo_vendored.py": "",
         }
     )
-    (plugin.path / "demo" / "_vendor" / "demo_dropped.py").write_text("raise SystemExit")
+    (plugin.directory / "demo" / "_vendor" / "demo_dropped.py").write_text("raise SystemExit")
     plugin.import_module("demo")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("demo_dropped")
@@ -247,7 +247,7 @@ RESOURCES = {
 
 def test_resources_are_what_the_manifest_has(loading):
     plugin = loading(RESOURCES)
-    (plugin.path / "demo" / "dropped.txt").write_text("dropped")
+    (plugin.directory / "demo" / "dropped.txt").write_text("dropped")
     plugin.import_module("demo")
     files = importlib.resources.files("demo")
     assert sorted(child.name for child in files.iterdir()) == [
@@ -279,11 +279,11 @@ def test_resources_serve_code_that_wants_paths(loading):
     plugin = loading(RESOURCES)
     plugin.import_module("demo")
     files = importlib.resources.files("demo")
-    assert Path(files / "plain.txt") == plugin.path / "demo" / "plain.txt"
-    assert str(files) == str(plugin.path / "demo")
+    assert Path(files / "plain.txt") == plugin.directory / "demo" / "plain.txt"
+    assert str(files) == str(plugin.directory / "demo")
     with importlib.resources.as_file(files / "plain.txt") as path:
         assert path.read_text(encoding="utf-8") == "text é\n"
-        assert not path.is_relative_to(plugin.path)
+        assert not path.is_relative_to(plugin.directory)
     reader = sys.modules["demo"].__loader__.get_resource_reader("demo")
     assert reader.is_resource("plain.txt")
     assert not reader.is_resource("data")
@@ -294,7 +294,7 @@ def test_resources_serve_code_that_wants_paths(loading):
 def test_resources_for_this_interpreter_count_where_they_are_installed(loading):
     files = {"demo/__init__.py": "", "demo/fast.bin": b"1", "demo/slow.bin": b"2"}
     plugin = loading(files, tags={"demo/fast.bin": BYTECODE_TAG, "demo/slow.bin": BYTECODE_TAG})
-    (plugin.path / "demo" / "fast.bin").unlink()
+    (plugin.directory / "demo" / "fast.bin").unlink()
     plugin.import_module("demo")
     names = {child.name for child in importlib.resources.files("demo").iterdir()}
     assert names == {"__init__.py", "slow.bin"}
@@ -303,7 +303,7 @@ def test_resources_for_this_interpreter_count_where_they_are_installed(loading):
 def test_changed_resources_are_refused(loading):
     plugin = loading(RESOURCES)
     plugin.import_module("demo")
-    (plugin.path / "demo" / "plain.txt").write_text("text e!\n")
+    (plugin.directory / "demo" / "plain.txt").write_text("text e!\n")
     with pytest.raises(CorruptError, match=r"demo/plain\.txt"):
         importlib.resources.files("demo").joinpath("plain.txt").read_bytes()
     with (

@@ -153,10 +153,10 @@ def test_two_plugins_share_what_both_vendor_until_the_last_is_unloaded(loading):
     second = loading(files, name="acme/second 1.0", vendored=["demo-lib"])
     assert second.shared == {"demo_lib": "the plugin acme/first 1.0"}
     lib = second.import_module("demo_lib")
-    assert lib.__file__.startswith(str(first.path))
+    assert lib.__file__.startswith(str(first.directory))
     first.unload()
     assert sys.modules["demo_lib"] is lib
-    (first.path / "demo_lib" / "dropped.py").write_text("raise SystemExit")
+    (first.directory / "demo_lib" / "dropped.py").write_text("raise SystemExit")
     assert second.import_module("demo_lib.late").brought == "demo_lib/late.py"
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("demo_lib.dropped")
@@ -185,17 +185,17 @@ def test_namespace_packages_of_plugins_merge(loading):
         {"demo_ns/two/__init__.py": "", "demo_ns/deep/b.py": "", "demo_ns/d.txt": "text"},
         name="acme/second 1.0",
     )
-    assert second.import_module("demo_ns.two").__file__.startswith(str(second.path))
+    assert second.import_module("demo_ns.two").__file__.startswith(str(second.directory))
     assert second.import_module("demo_ns.deep.b")
-    assert list(namespace.__path__) == [str(p.path / "demo_ns") for p in (first, second)]
-    assert namespace.__path__[-1] == str(second.path / "demo_ns")
+    assert list(namespace.__path__) == [str(p.directory / "demo_ns") for p in (first, second)]
+    assert namespace.__path__[-1] == str(second.directory / "demo_ns")
     assert importlib.resources.files("demo_ns").joinpath("d.txt").read_text() == "text"
-    (second.path / "demo_ns" / "dropped.py").write_text("raise SystemExit")
+    (second.directory / "demo_ns" / "dropped.py").write_text("raise SystemExit")
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("demo_ns.dropped")
     first.unload()
     assert sys.modules["demo_ns"] is namespace
-    assert list(namespace.__path__) == [str(second.path / "demo_ns")]
+    assert list(namespace.__path__) == [str(second.directory / "demo_ns")]
     assert not hasattr(namespace, "one")
     assert "demo_ns.deep.a" not in sys.modules
     assert "demo_ns.deep.b" in sys.modules
@@ -239,7 +239,9 @@ def test_another_plugins_data_is_no_part_of_a_namespace(loading):
     first.import_module("demo_ns.one")
     second = loading({"demo_ns/deep/own.py": ""}, name="acme/second 1.0")
     second.import_module("demo_ns.deep.own")
-    assert list(sys.modules["demo_ns.deep"].__path__) == [str(second.path / "demo_ns" / "deep")]
+    assert list(sys.modules["demo_ns.deep"].__path__) == [
+        str(second.directory / "demo_ns" / "deep")
+    ]
 
 
 def test_within_a_merged_namespace_names_are_judged_one_by_one(loading, host):

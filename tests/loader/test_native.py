@@ -40,7 +40,7 @@ def test_extension_modules_run_and_show_their_real_file(loading, sealed, module)
     source = library(module)
     plugin = loading({"demo/__init__.py": "", f"demo/{source.name}": source.read_bytes()})
     extension = plugin.import_module(f"demo.{module}")
-    assert extension.__file__ == str(plugin.path / "demo" / source.name)
+    assert extension.__file__ == str(plugin.directory / "demo" / source.name)
     assert extension.__spec__.origin == extension.__file__
     assert extension.__name__ == f"demo.{module}"
     assert extension.heappop([1]) if module == "_heapq" else extension.dumps(1)
@@ -53,7 +53,7 @@ def test_a_changed_library_is_not_mapped(loading, sealed):
     # Other bytes at the end, so that no earlier test has mapped this very library.
     content = source.read_bytes() + os.urandom(16)
     plugin = loading({"demo/__init__.py": "", f"demo/{source.name}": content})
-    with (plugin.path / "demo" / source.name).open("r+b") as file:
+    with (plugin.directory / "demo" / source.name).open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"!" if content[-1:] != b"!" else b"?")
     with pytest.raises(CorruptError, match="_heapq"):

@@ -38,8 +38,8 @@ def test_modules_are_imported_from_the_release(loading):
     plugin = loading(PACKAGE)
     demo = plugin.import_module("demo")
     assert demo.value == 42
-    assert demo.__file__ == str(plugin.path / "demo" / "__init__.py")
-    assert list(demo.__path__) == [str(plugin.path / "demo")]
+    assert demo.__file__ == str(plugin.directory / "demo" / "__init__.py")
+    assert list(demo.__path__) == [str(plugin.directory / "demo")]
     assert demo.__spec__.origin == demo.__file__
     assert demo.__cached__ == importlib.util.cache_from_source(demo.__file__)
     assert sorted(plugin.modules) == ["demo", "demo.inner"]
@@ -54,7 +54,7 @@ def test_no_code_runs_before_it_is_asked_for(loading):
 
 def test_an_import_root_below_the_top(loading):
     plugin = loading({"code/demo/__init__.py": "", "demo.txt": "no module"}, root="code")
-    assert plugin.import_module("demo").__file__ == str(plugin.path / "code/demo/__init__.py")
+    assert plugin.import_module("demo").__file__ == str(plugin.directory / "code/demo/__init__.py")
 
 
 def test_only_the_plugins_own_modules_are_imported_through_it(loading):
@@ -68,10 +68,10 @@ def test_only_the_plugins_own_modules_are_imported_through_it(loading):
 def test_files_are_read_verified(loading):
     plugin = loading(PACKAGE)
     assert plugin.read("demo/data.txt") == b"some data"
-    assert (plugin.path / "demo" / "data.txt").read_bytes() == b"some data"
+    assert (plugin.directory / "demo" / "data.txt").read_bytes() == b"some data"
     with pytest.raises(NotFoundError, match="absent"):
         plugin.read("absent.txt")
-    (plugin.path / "demo" / "data.txt").write_bytes(b"evil data")
+    (plugin.directory / "demo" / "data.txt").write_bytes(b"evil data")
     with pytest.raises(CorruptError, match=r"demo/data\.txt"):
         plugin.read("demo/data.txt")
     with pytest.raises(CorruptError, match=r"demo/data\.txt"):
@@ -99,7 +99,7 @@ def test_a_large_file_is_a_seekable_stream_judged_chunk_by_chunk(loading):
         stream.read()
     assert plugin.open("empty.bin").read() == b""
 
-    with (plugin.path / "model.bin").open("r+b") as file:
+    with (plugin.directory / "model.bin").open("r+b") as file:
         file.seek(200_000)
         file.write(b"evil")
     with plugin.open("model.bin") as stream:
@@ -111,7 +111,7 @@ def test_a_large_file_is_a_seekable_stream_judged_chunk_by_chunk(loading):
 def test_a_shortened_file_does_not_end_early(loading):
     plugin = loading({"model.bin": os.urandom(200_000)})
     with plugin.open("model.bin") as stream:
-        os.truncate(plugin.path / "model.bin", 100_000)
+        os.truncate(plugin.directory / "model.bin", 100_000)
         with pytest.raises(CorruptError, match=r"model\.bin"):
             stream.read()
 

@@ -72,7 +72,7 @@ def test_jinja2_with_native_markupsafe_and_bytecode(tmp_path):
         out["cached"] = jinja2.__cached__
         plugin.unload()
         out["left"] = [n for n in sys.modules if n.startswith(("jinja2", "markupsafe"))]
-        plugin = load(plugin.manifest, plugin.path)  # native code and all, once more
+        plugin = load(plugin.manifest, plugin.directory)  # native code and all, once more
         out["again"] = plugin.import_module("jinja2").Template("{{ 6 * 7 }}").render()
         """,
     )

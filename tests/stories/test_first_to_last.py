@@ -97,7 +97,7 @@ def test_loaded_plugin_offers_modules_resources_and_path(world: World) -> None:
         with plugin.open("maps/__init__.py") as file:
             assert file.read() == b"VERSION = '1.0'\n"
         assert plugin.import_module("maps").VERSION == "1.0"
-        assert (plugin.path / "maps/draw.py").is_file()
+        assert (plugin.directory / "maps/draw.py").is_file()
 
 
 def test_rollback_to_a_named_version_and_twice(world: World) -> None:
