@@ -34,7 +34,16 @@ from plugin_manager.model import (
     utc_text,
 )
 
-__all__ = ["MAX_REASON", "Catalogue", "CatalogueEntry", "catalogue_path", "parse", "render"]
+__all__ = [
+    "MAX_REASON",
+    "Catalogue",
+    "CatalogueEntry",
+    "catalogue_path",
+    "entry_document",
+    "parse",
+    "parse_entry",
+    "render",
+]
 
 FORMAT = 1
 MAX_REASON = 1_000  # characters
@@ -95,29 +104,34 @@ def catalogue_path(plugin: PluginName) -> str:
 
 def render(catalogue: Catalogue) -> bytes:
     """The catalogue as bytes, the same for equal catalogues."""
-    releases = []
-    for entry in sorted(catalogue.entries, key=lambda entry: entry.release):
-        document: dict[str, object] = {
-            "version": str(entry.release.version),
-            "platform": str(entry.release.platform),
-            "published": utc_text(entry.published),
-            "length": entry.length,
-            "content_length": entry.content_length,
-            "requires": requires_document(entry.requirements, entry.needs),
-        }
-        if entry.withdrawal:
-            document["withdrawn"] = {
-                "kind": entry.withdrawal.kind.value,
-                "reason": entry.withdrawal.reason,
-            }
-        releases.append(document)
     whole = {
         "format": FORMAT,
         "plugin": str(catalogue.plugin),
         "summary": catalogue.summary,
-        "releases": releases,
+        "releases": [
+            entry_document(entry)
+            for entry in sorted(catalogue.entries, key=lambda entry: entry.release)
+        ],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def entry_document(entry: CatalogueEntry) -> dict[str, object]:
+    """A release as a catalogue writes it."""
+    document: dict[str, object] = {
+        "version": str(entry.release.version),
+        "platform": str(entry.release.platform),
+        "published": utc_text(entry.published),
+        "length": entry.length,
+        "content_length": entry.content_length,
+        "requires": requires_document(entry.requirements, entry.needs),
+    }
+    if entry.withdrawal:
+        document["withdrawn"] = {
+            "kind": entry.withdrawal.kind.value,
+            "reason": entry.withdrawal.reason,
+        }
+    return document
 
 
 def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
@@ -138,7 +152,7 @@ def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     document.check_format(FORMAT, where, remedy=TELL_PUBLISHER)
     plugin = document.parsed("plugin", PluginName.parse)
     summary = document.text("summary", "")
-    found = [_entry(item, plugin) for item in document.tables("releases")]
+    found = [parse_entry(item, plugin) for item in document.tables("releases")]
     entries = sorted(
         (entry for entry in found if entry is not None), key=lambda entry: entry.release
     )
@@ -150,7 +164,8 @@ def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     return Catalogue(plugin, summary, tuple(entries))
 
 
-def _entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | None:
+def parse_entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | None:
+    """The release of `plugin` that `document` describes; None where it has a fault."""
     version = document.parsed("version", parse_version)
     platform = document.parsed("platform", Platform.parse, ANY)
     requirements, needs = parse_requires(document.table("requires"))

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugin_manager import settings
+from plugin_manager.configuration import OPTIONS, from_environment
 from plugin_manager.errors import InvalidInputError
-from plugin_manager.settings import Limits, Settings, from_environment, parse_repository
+from plugin_manager.settings import Limits, Settings, parse_repository
 
 T = TypeVar("T")
 
@@ -82,8 +83,8 @@ def given_or_refused(call: Callable[[], T]) -> T | None:
 
 
 def test_every_documented_variable_is_read_and_arguments_come_first(tmp_path):
-    documented = [line.split()[0] for line in settings.__doc__.splitlines() if "PLUGINCTL_" in line]
-    assert tuple(documented) == VARIABLES
+    assert tuple(option.variable for option in OPTIONS) == VARIABLES
+    assert all(option.description and option.default for option in OPTIONS)
     environment = {
         "PLUGINCTL_STORE": str(tmp_path),
         "PLUGINCTL_REPOSITORY": "https://plugins.example.org/a",

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from plugin_manager import PluginManager
+from plugin_manager.configuration import from_environment
 from plugin_manager.manager import Progress
 from plugin_manager.model import PluginName, WithdrawalKind, parse_version
 from plugin_manager.publishing import Published, Repository, serve
-from plugin_manager.settings import from_environment
 
 
 class Clock:

@@ -93,7 +93,7 @@ def start(as_json: bool) -> None:
         status = _start(manager.settings)
     session.result(status_json(status))
     verb = "runs already" if before.running else "runs now"
-    session.say(f"the agent {verb}: {_who(status)}")
+    session.tell(f"the agent {verb}: {_who(status)}")
 
 
 def _command(settings: Settings) -> list[str]:
@@ -167,7 +167,7 @@ def stop(timeout: float, as_json: bool) -> None:
         if status.running:
             _stop(store, status, timeout)
     session.result(status_json(agents.status(store)))
-    session.say("the agent has ended" if status.running else "no agent runs")
+    session.tell("the agent has ended" if status.running else "no agent runs")
 
 
 def _stop(store: Path, status: agents.AgentStatus, timeout: float) -> None:
@@ -289,9 +289,9 @@ def install_service(kind: Any, only_print: bool, as_json: bool) -> None:
         if not as_json:
             click.echo(service.data, nl=False)  # as it would be written, byte by byte
         return
-    session.say(f"wrote {service.path}; to turn it on:", *(f"  {one}" for one in service.enable))
+    session.tell(f"wrote {service.path}; to turn it on:", *(f"  {one}" for one in service.enable))
     if left_out := sorted(_SECRETS & os.environ.keys()):
-        session.say(f"left out, as others may read the file: {', '.join(left_out)}")
+        session.tell(f"left out, as others may read the file: {', '.join(left_out)}")
 
 
 @agent.command("uninstall-service")
@@ -313,11 +313,11 @@ def uninstall_service(kind: Any, as_json: bool) -> None:
             ) from error
     session.result({"path": str(service.path), "removed": there, "disable": list(service.disable)})
     if there:
-        session.say(
+        session.tell(
             f"removed {service.path}; to turn it off:", *(f"  {one}" for one in service.disable)
         )
     else:
-        session.say(f"there is no {service.path}")
+        session.tell(f"there is no {service.path}")
 
 
 def _refuse_foreign(service: agents.Service) -> None:
@@ -354,11 +354,11 @@ def submit(
         else:
             status = agents.status(manager.settings.store)
     session.result({"job": job_json(job), "agent": status_json(status)})
-    session.say(f"job {job.id[:8]}: {job}, {job.state.value}")
+    session.tell(f"job {job.id[:8]}: {job}, {job.state.value}")
     if status.running:
-        session.say(f"the agent works at it; 'pluginctl watch {job.id[:8]}' shows how far it is")
+        session.tell(f"the agent works at it; 'pluginctl watch {job.id[:8]}' shows how far it is")
     else:
-        session.say(
+        session.tell(
             "no agent runs, so it waits: 'pluginctl agent start' starts one, and --start-agent "
             "does so along with this"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,21 @@ import click
 from attrs import frozen
 
 from plugin_manager.cli import _output
-from plugin_manager.cli._output import Reporter, Session, change_text, marked, shortened
+from plugin_manager.cli._options import (
+    dry_run_option,
+    installed,
+    json_option,
+    name_argument,
+    names_argument,
+    offered_argument,
+    requests_argument,
+)
+from plugin_manager.cli._output import Session, change_text, marked, shortened
+from plugin_manager.cli._progress import Reporter
+from plugin_manager.cli._source import settings
 from plugin_manager.errors import NetworkError, NotFoundError
 from plugin_manager.manager import Inspection, Plan, PluginManager, Trial
 from plugin_manager.model import PluginName, size_text, utc_text
-from plugin_manager.settings import from_environment
 from plugin_manager.store import Active, Damage, Generation, SpacePlan
 
 __all__ = [
@@ -32,11 +41,6 @@ __all__ = [
 
 _WORTH_TELLING_SECONDS = 1.5
 MOST_GENERATIONS = 10**15 - 1
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
-name_argument = click.argument("name")
-names_argument = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
 def background_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,45 +73,38 @@ def _in_background(
 @contextmanager
 def open_manager(session: Session) -> Iterator[PluginManager]:
     """The manager that the command line's options and the environment describe."""
-    options = click.get_current_context().find_root().params
-    settings = from_environment(
-        os.environ,
-        store=options.get("store"),
-        repository=options.get("repository"),
-        root=options.get("root"),
-        host_version=options.get("host_version"),
-        lock_timeout_seconds=options.get("lock_timeout"),
-        max_store_bytes=options.get("max_store"),
-        system_store=options.get("system_store"),
-        max_bytes_per_second=options.get("max_rate"),
-    )
-    reporter = Reporter(quiet=session.as_json)
+    reporter = Reporter(quiet=session.as_json or session.quiet)
     told: dict[str, float] = {}
+
+    def aside(text: str) -> None:
+        reporter.clear()
+        session.aside(text)
+
     try:
         yield PluginManager(
-            settings,
+            settings(),
             progress=reporter,
-            waiting=lambda holder: session.aside(f"Waiting for the store's lock: {holder}"),
-            making_room=lambda space: _tell_space(session, space) if space.evict else None,
-            retrying=lambda error, seconds: _tell_pause(session, error, seconds, told),
+            waiting=lambda holder: aside(f"Waiting for the store's lock: {holder}"),
+            making_room=lambda space: _tell_space(session.tell, space) if space.evict else None,
+            retrying=lambda error, seconds: _tell_pause(aside, error, seconds, told),
         )
     finally:
         reporter.close()
 
 
 def _tell_pause(
-    session: Session, error: NetworkError, seconds: float, told: dict[str, float]
+    aside: Callable[[str], None], error: NetworkError, seconds: float, told: dict[str, float]
 ) -> None:
     """Say that it is waited; once for all files that wait for one server."""
     server = urlsplit(str(error.context.get("url", ""))).netloc
     now = time.monotonic()
     if seconds >= _WORTH_TELLING_SECONDS and now >= told.get(server, 0.0):
         told[server] = now + seconds / 2
-        session.aside(f"{error.message}; trying again in {seconds:.0f} s")
+        aside(f"{error.message}; trying again in {seconds:.0f} s")
 
 
-def _tell_space(session: Session, space: SpacePlan) -> None:
-    session.say(f"space: {_output.space_text(space)}")
+def _tell_space(tell: Callable[[str], None], space: SpacePlan) -> None:
+    tell(f"space: {_output.space_text(space)}")
 
 
 def change(
@@ -126,6 +123,7 @@ def change(
         else:
             plan = carry_out(manager)
     session.result(_output.plan_json(plan, dry_run=dry_run))
+    tell = session.say if dry_run else session.tell  # what was asked, and what was done
     for step in plan.steps:
         needed = step.needed
         parts = [
@@ -136,21 +134,19 @@ def change(
             )
             if count
         ]
-        session.say(
-            f"{'would ' if dry_run else ''}{step}" + (f" ({', '.join(parts)})" if parts else "")
-        )
+        tell(f"{'would ' if dry_run else ''}{step}" + (f" ({', '.join(parts)})" if parts else ""))
     if not plan.steps:
-        session.say("Nothing to do.")
+        tell("Nothing to do.")
     elif dry_run and plan.space:
-        _tell_space(session, plan.space)
+        _tell_space(tell, plan.space)
         if plan.seconds:
-            session.say(f"time: about {_output.time_text(plan.seconds)} at the last known speed")
+            tell(f"time: about {_output.time_text(plan.seconds)} at the last known speed")
     for note in plan.notes:
-        session.say(f"note: {note}")
+        tell(f"note: {note}")
 
 
 @click.command()
-@click.argument("requests", nargs=-1, required=True, metavar="NAME[SPEC]...")
+@requests_argument
 @dry_run_option
 @background_options
 @json_option
@@ -209,7 +205,7 @@ def upgrade(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=installed)
 @dry_run_option
 @json_option
 def uninstall(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
@@ -218,7 +214,7 @@ def uninstall(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=installed)
 @click.option("--to", "to", metavar="VERSION", help="The version to go back to.")
 @click.option(
     "--generation",
@@ -347,7 +343,7 @@ def confirm(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@name_argument
+@offered_argument
 @click.option("--manifest", "with_manifest", is_flag=True, help="List every file and chunk.")
 @json_option
 def show(name: str, with_manifest: bool, as_json: bool) -> None:
@@ -460,7 +456,7 @@ def _tell_found(session: Session, inspection: Inspection) -> None:
 @click.option("--all", "every_release", is_flag=True, help="All releases on disk, not only active.")
 @json_option
 def verify(names: tuple[str, ...], every_release: bool, as_json: bool) -> None:
-    """Check the chain of signatures and every byte of the active plugins (all, or those named).
+    """Check signatures and every byte of the active plugins (all, or those named).
 
     Exits with 0 only if everything is good.
     """
@@ -519,7 +515,7 @@ def update(names: tuple[str, ...], as_json: bool) -> None:
     with open_manager(session) as manager:
         manager.update(*names)
     session.result({"updated": True})
-    session.say("The metadata is up to date.")
+    session.tell("The metadata is up to date.")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from plugin_manager.cli import _output
 from plugin_manager.cli._client import change, json_option, open_manager
-from plugin_manager.cli._output import Session, table
+from plugin_manager.cli._output import Session
 from plugin_manager.errors import RefusedError
 from plugin_manager.manager import Job, JobState, Plan, PluginManager, Progress
 from plugin_manager.model import size_text, utc_text
@@ -31,7 +31,7 @@ def list_(as_json: bool) -> None:
     if paused:
         session.say("All jobs are paused; 'pluginctl resume' lifts it.")
     if found:
-        session.say(*table([_HEADS, *map(_row, found)], right={2, 3}))
+        session.table([_HEADS, *map(_row, found)], right={2, 3})
     else:
         session.say("There are no jobs.")
 
@@ -110,7 +110,7 @@ def _tell(
             act(manager, None)
         after = [manager.jobs.get(job.id) for job in found]
     session.result({"jobs": [job_json(job) for job in after], "all": not found})
-    session.say(*[f"{verb} {job}" for job in found] or [f"{verb} all jobs"])
+    session.tell(*[f"{verb} {job}" for job in found] or [f"{verb} all jobs"])
 
 
 @click.command()
@@ -126,7 +126,7 @@ def resume(job: str | None, as_json: bool) -> None:
         with open_manager(session) as manager:
             manager.jobs.resume()
         session.result({"paused": False})
-        session.say("jobs may run again")
+        session.tell("jobs may run again")
         return
 
     def carry_out(manager: PluginManager) -> Plan:

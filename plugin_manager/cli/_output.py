@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,16 +13,18 @@ from plugin_manager.errors import PluginManagerError
 from plugin_manager.model import size_text, utc_text
 
 if TYPE_CHECKING:
-    from plugin_manager.manager import Inspection, Plan, Progress, Report
+    from plugin_manager.manager import Inspection, Plan, Report
     from plugin_manager.store import Active, Change, Record, Resident, SpacePlan
 
 __all__ = [
+    "AS_JSON",
     "EXIT_CODES",
-    "Reporter",
+    "QUIET",
     "Session",
     "active_json",
     "change_text",
     "clean",
+    "colour_wanted",
     "exit_code",
     "marked",
     "plan_json",
@@ -32,6 +33,7 @@ __all__ = [
     "resident_json",
     "shortened",
     "space_text",
+    "styled",
     "table",
     "time_text",
 ]
@@ -71,19 +73,46 @@ def clean(text: str) -> str:
 
 
 class Session:
-    """One run of the command: whether it speaks JSON, and how it speaks."""
+    """One run of the command: whether it speaks JSON, how much it says, and in which colours.
+
+    `--quiet` leaves what was asked to be shown, and errors. Colours are for terminals; NO_COLOR
+    takes them away, FORCE_COLOR brings them (https://no-color.org, https://force-color.org).
+    """
 
     def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+        context = click.get_current_context(silent=True)
+        told = context.find_root().meta if context else {}
+        self.as_json = as_json or bool(told.get(AS_JSON))
+        self.quiet = bool(told.get(QUIET))
+        self._colour = colour_wanted(os.environ)
 
-    def say(self, *lines: str) -> None:
-        """Lines for people (none: an empty one); nothing in JSON mode."""
+    def say(self, *lines: str, style: str = "") -> None:
+        """Lines for people (none: an empty one) that were asked for; nothing in JSON mode."""
         if not self.as_json:
-            click.echo("\n".join(map(clean, lines)))  # at once: each echo waits for the terminal
+            # At once: each echo waits for the terminal.
+            text = "\n".join(self._styled(line, style) for line in lines)
+            click.echo(text, color=self._colour)
 
-    def aside(self, text: str) -> None:
-        """A line on standard error, in both modes."""
-        click.echo(clean(text), err=True)
+    def tell(self, *lines: str) -> None:
+        """Lines about what was done: as `say`, but not where it shall be quiet."""
+        if not self.quiet:
+            self.say(*lines)
+
+    def table(self, rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+        """Rows in columns, the first being their heads."""
+        if not self.as_json:
+            heads, *lines = table(rows, right)
+            self.say(heads, style="bold")
+            if lines:
+                self.say(*lines)
+
+    def aside(self, text: str, style: str = "") -> None:
+        """A line on standard error, in both modes; not where it shall be quiet."""
+        if not self.quiet:
+            click.echo(self._styled(text, style), err=True, color=self._colour)
+
+    def _styled(self, text: str, style: str) -> str:
+        return styled(clean(text), style)
 
     def result(self, value: object) -> None:
         """The one JSON value of a run, or what makes it; nothing in text mode."""
@@ -96,14 +125,43 @@ class Session:
         if self.as_json:
             self.result({"error": error_json(error)})
             return
-        self.aside(f"pluginctl: {error.message}")
+        lines = [f"{styled('pluginctl:', 'red')} {clean(error.message)}"]
         reasons = error.context.get("reasons") or error.context.get("faults") or ()
         if isinstance(reasons, tuple) and len(reasons) > 1:
-            for reason in reasons:
-                self.aside(f"  - {reason}")
+            lines += [clean(f"  - {reason}") for reason in reasons]
         for line in (error.remedy, *getattr(error, "__notes__", ())):
             if line:
-                self.aside(f"  {line}")
+                lines.append(clean(f"  {line}"))
+        click.echo("\n".join(lines), err=True, color=self._colour)
+
+
+AS_JSON, QUIET = "plugin_manager.as_json", "plugin_manager.quiet"
+
+_STYLES: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    "bold": {"bold": True},
+    "faint": {"dim": True},
+    "green": {"fg": "green"},
+    "yellow": {"fg": "yellow"},
+    "red": {"fg": "red", "bold": True},
+}
+
+
+def styled(text: str, style: str) -> str:
+    """`text`, which is clean, in a style; whoever echoes it leaves that out where it is unwanted.
+
+    The one place where anything is written that a terminal obeys.
+    """
+    return click.style(text, **_STYLES[style]) if style and text else text
+
+
+def colour_wanted(environment: Mapping[str, str]) -> bool | None:
+    """Whether colours are asked for or forbidden; None: for terminals only."""
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return environment["FORCE_COLOR"] not in {"0", "false"}
+    return False if environment.get("TERM") == "dumb" else None
 
 
 def error_json(error: PluginManagerError) -> dict[str, Any]:
@@ -271,76 +329,6 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
         "faults": [{"path": f.path, "damage": f.damage.value} for f in inspection.faults],
         "error": error_json(inspection.error) if inspection.error else None,
     }
-
-
-class Reporter:
-    """Shows progress on standard error: a line for each transfer on a terminal, else now and then.
-
-    Call it with each Progress; `close` it at the end.
-    """
-
-    _QUIET_SECONDS = 5.0
-    _MOST_LINES = 12
-    _MOST_BAR = 24
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._painted = 0  # lines, which the next painting goes over
-        self._said = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show `progress`, the whole of it."""
-        if self._quiet:
-            return
-        if sys.stderr.isatty():
-            self._paint(progress)
-        else:
-            self._tell(progress)
-
-    def _paint(self, progress: Progress) -> None:
-        shown = list(progress.transfers)
-        if len(shown) > self._MOST_LINES:
-            begun = [one for one in shown if one.transferred_bytes and not one.done]
-            shown = begun[: self._MOST_LINES]
-        import shutil  # noqa: PLC0415 - only where there is a terminal to paint on
-
-        width = shutil.get_terminal_size().columns - 1
-        lines = [self._line(str(one.release), one, width) for one in shown]
-        if len(progress.transfers) > 1:
-            done = sum(one.done for one in progress.transfers)
-            lines.append(self._line(f"{done} of {len(progress.transfers)} done", progress, width))
-        over = f"\x1b[{self._painted}F\x1b[J" if self._painted else ""
-        click.echo(over + "\n".join(lines), err=True)
-        self._painted = len(lines)
-
-    def _line(self, name: str, progress: Progress, width: int) -> str:
-        parts = [f"{progress.percent:3}% of {size_text(progress.total_bytes)}"]
-        if not progress.done:
-            parts += [f"{size_text(progress.bytes_per_second)}/s", time_text(progress.seconds_left)]
-        if progress.reused_bytes:
-            parts.append(f"reused {size_text(progress.reused_bytes)}")
-        told = "  ".join(parts)
-        room = min(width - 30 - len(told), self._MOST_BAR)
-        filled = room * progress.percent // 100
-        bar = f"{'#' * filled}{'.' * (room - filled)}  " if room > 0 else ""
-        return f"{clean(name):<26}  {bar}{told}"[:width]
-
-    def _tell(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._said < self._QUIET_SECONDS and not progress.done:
-            return
-        self._said = now
-        names = [str(one.release) for one in progress.transfers]
-        click.echo(
-            f"{clean(shortened(names, 1))}: {progress.percent}% of "
-            f"{size_text(progress.total_bytes)}, {size_text(progress.bytes_per_second)}/s, "
-            f"{time_text(progress.seconds_left)} left",
-            err=True,
-        )
-
-    def close(self) -> None:
-        """Leave what was painted as it is."""
-        self._painted = 0
 
 
 def time_text(seconds: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from plugin_manager.catalogue import CatalogueEntry
+from plugin_manager.cli._options import json_option
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import (
@@ -39,7 +40,6 @@ PASSPHRASE_VARIABLE = "PLUGINCTL_PASSPHRASE"  # noqa: S105 - the name of a varia
 F = TypeVar("F", bound=Callable[..., Any])
 
 PathType = click.Path(path_type=Path)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
 keys_option = click.option(
     "--keys-directory",
     type=PathType,
@@ -168,10 +168,10 @@ def init(
     root = repository.public / "metadata" / "1.root.json"
     roles = repository.status().roles
     session.result({"directory": str(repository.directory), "root": str(root), **_roles(roles)})
-    session.say(f"Made a repository in {repository.directory}.")
-    session.say(f"Hosts pin {root}.")
-    session.say(f"A web server serves {repository.public}, and nothing beside it.")
-    session.say("Next: pluginctl repo add-publisher NAME")
+    session.tell(f"Made a repository in {repository.directory}.")
+    session.tell(f"Hosts pin {root}.")
+    session.tell(f"A web server serves {repository.public}, and nothing beside it.")
+    session.tell("Next: pluginctl repo add-publisher NAME")
 
 
 @repo.group()
@@ -220,8 +220,8 @@ def _show_change(
 ) -> None:
     root = next(status for status in repository.status().roles if status.name == "root")
     session.result({"role": role, **_key(signing_key), "root_version": root.version})
-    session.say(f"Key {signing_key.keyid[:12]} ({signing_key.uri}) {what} {role}.")
-    session.say(f"Root is at version {root.version}.")
+    session.tell(f"Key {signing_key.keyid[:12]} ({signing_key.uri}) {what} {role}.")
+    session.tell(f"Root is at version {root.version}.")
 
 
 @key.command("show")
@@ -261,7 +261,7 @@ def add_publisher(
     )
     session = Session(as_json=as_json)
     session.result({"publisher": name, **_key(signing_key)})
-    session.say(f"Publisher {name} signs with {signing_key.uri} (key {signing_key.keyid[:12]}).")
+    session.tell(f"Publisher {name} signs with {signing_key.uri} (key {signing_key.keyid[:12]}).")
 
 
 @repo.command()
@@ -317,17 +317,17 @@ def publish(
 
 def _say_published(session: Session, published: Published) -> None:
     if not published.changed:
-        session.say(f"{published.release} was published already, byte for byte the same.")
+        session.tell(f"{published.release} was published already, byte for byte the same.")
         return
     share = 100 * published.length / max(published.content_length, 1)
-    session.say(
+    session.tell(
         f"Published {published.release}: {published.file_count} files, "
         f"{size_text(published.content_length)}, bundle {size_text(published.length)} "
         f"({share:.0f}%), "
         f"{published.new_chunk_count} of {published.chunk_count} chunks new."
     )
     for note in published.notes:
-        session.say(f"note: {note}")
+        session.tell(f"note: {note}")
 
 
 @repo.command()
@@ -338,7 +338,7 @@ def refresh(directory: Path, passphrase_file: Path | None, as_json: bool) -> Non
     session = Session(as_json=as_json)
     session.result({**_roles(refreshed.signed), "notes": list(refreshed.notes)})
     for role in refreshed.signed:
-        session.say(f"Signed {role.name} {role.version}, good until {utc_text(role.expires)}.")
+        session.tell(f"Signed {role.name} {role.version}, good until {utc_text(role.expires)}.")
     for note in refreshed.notes:
         session.aside(f"note: {note}")
 
@@ -385,7 +385,7 @@ def withdraw(
         {"withdrawn": [_release(one) for one in withdrawn], "kind": kind, "reason": reason}
     )
     for one in withdrawn:
-        session.say(f"{one} is {kind}: {reason}")
+        session.tell(f"{one} is {kind}: {reason}")
 
 
 @repo.command()
@@ -421,7 +421,7 @@ def serve_command(directory: Path, port: int, as_json: bool) -> None:
     # An interruption is the way to end it, and may come at any moment.
     with suppress(KeyboardInterrupt), serve(directory, port, served=served) as server:
         session.result({"base_url": server.base_url})
-        session.say(f"Serving {directory} at {server.base_url} until interrupted.")
+        session.tell(f"Serving {directory} at {server.base_url} until interrupted.")
         server.wait()
 
 

@@ -16,7 +16,7 @@ from plugin_manager.cli._client import (
     name_argument,
     open_manager,
 )
-from plugin_manager.cli._output import Session, active_json, marked, resident_json, table
+from plugin_manager.cli._output import Session, active_json, marked, resident_json
 from plugin_manager.manager import Cleanup, PluginManager
 from plugin_manager.model import Release, one_line, size_text, utc_text
 from plugin_manager.settings import parse_size
@@ -52,7 +52,8 @@ def storage(as_json: bool) -> None:
     session.say(f"available  {size_text(found.available_bytes)} without evicting anything")
     rows = _rows(found)
     if rows:
-        session.say("", *table([_HEADS, *rows], right={2, 3, 4, 7}))
+        session.say()
+        session.table([_HEADS, *rows], right={2, 3, 4, 7})
 
 
 _HEADS = ("PLUGIN", "RELEASE", "TOTAL", "UNIQUE", "SHARED", "LAST LOADED", "KEPT", "ORDER")
@@ -159,20 +160,21 @@ def _remove(
             "missing_bytes": done.missing_bytes,
         }
     )
+    tell = session.say if dry_run else session.tell
     for garbage in done.garbage:
         # Whoever named it: a name with a line break must not look like a line of ours.
         name = one_line(garbage.name)
         said = f"{garbage.kind} {name} ({size_text(garbage.size_bytes)})"
-        session.say(f"{'would remove' if dry_run else 'removed'} {said}")
+        tell(f"{'would remove' if dry_run else 'removed'} {said}")
     for release in done.evicted:
         said = f"{release.release} ({release.kept.value}, {size_text(release.total_bytes)})"
-        session.say(f"{f'would {verb}' if dry_run else _PAST[verb]} {said}")
+        tell(f"{f'would {verb}' if dry_run else _PAST[verb]} {said}")
     if done.garbage or done.evicted:
-        session.say(f"{'would free' if dry_run else 'freed'} {size_text(done.freed_bytes)} in all")
+        tell(f"{'would free' if dry_run else 'freed'} {size_text(done.freed_bytes)} in all")
     else:
-        session.say("Nothing to remove.")
+        tell("Nothing to remove.")
     if done.missing_bytes:
-        session.say(
+        tell(
             f"note: {size_text(done.missing_bytes)} are beyond the budget or the free floor, and "
             "what may be evicted would not do: unpin plugins, or raise the budget"
         )

@@ -4,6 +4,7 @@ from plugin_manager.manager._activity import Activity, ActivityLog
 from plugin_manager.manager._events import Event, LoadAll, Trial
 from plugin_manager.manager._job import Job, ResumeStatus, Resumption
 from plugin_manager.manager._manager import PluginManager
+from plugin_manager.manager._offers import Offer, Offered
 from plugin_manager.manager._plan import Cleanup, Plan, Step
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._report import Inspection, Report
@@ -18,6 +19,8 @@ __all__ = [
     "Job",
     "JobState",
     "LoadAll",
+    "Offer",
+    "Offered",
     "Plan",
     "PluginManager",
     "Progress",

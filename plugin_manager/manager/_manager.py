@@ -20,6 +20,7 @@ from attrs import evolve
 from packaging.version import Version
 
 from plugin_manager._connection import is_metered
+from plugin_manager.configuration import from_environment
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
     CorruptError,
@@ -45,7 +46,7 @@ from plugin_manager.model import (
     parse_version,
     size_text,
 )
-from plugin_manager.settings import Settings, from_environment
+from plugin_manager.settings import Settings
 from plugin_manager.store import (
     Active,
     Garbage,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager._job import Follower, Hooks, ResumeStatus
     from plugin_manager.manager._jobs import Jobs
     from plugin_manager.manager._loading import Loading
+    from plugin_manager.manager._offers import Offer
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._progress import Progress
     from plugin_manager.manager._remote import Remote
@@ -184,7 +186,7 @@ class PluginManager:
         damaged; after an upgrade a release has `trial_attempts` (by default 3; 0: no trials) to be
         confirmed: by a first successful import, or with `confirm="host"` only by
         `LoadedPlugin.confirm`. What is None comes from the environment (see
-        `plugin_manager.settings`). Touches neither disk nor network.
+        `plugin_manager.configuration`). Touches neither disk nor network.
         """
         settings = from_environment(
             os.environ,
@@ -343,6 +345,33 @@ class PluginManager:
     def catalogue(self, name: str | PluginName) -> Catalogue:
         """A plugin's catalogue as last fetched, vouched for; no network."""
         return self._trust.local().catalogue(_plugin(name))
+
+    def expiries(self) -> Mapping[str, datetime]:
+        """When the signed metadata that is stored here expires, by role; raises as `load` does."""
+        return self._trust.local().expiries()
+
+    def offers(self) -> tuple[Offer, ...]:
+        """Every plugin of the repository as last fetched, and what is installed; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        return _offers.offers(self._trust, self._store.current().active, self.host)
+
+    def outdated(self) -> tuple[Offer, ...]:
+        """The installed plugins of which a newer release fits, as last fetched; no network."""
+        return tuple(offer for offer in self.offers() if offer.outdated)
+
+    def search(self, text: str) -> tuple[Offer, ...]:
+        """The offers that hold every word of `text`, the nearest first; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        return _offers.search(self.offers(), text)
+
+    def info(self, name: str | PluginName) -> Offer:
+        """What is known of a plugin; no network. Raises NotFoundError where nothing is."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        active = self._store.current().active
+        return _offers.find(self._trust, active, self.host, _plugin(name))
 
     # --- loading -------------------------------------------------------------------------------
 

@@ -106,9 +106,10 @@ class Planner:
         return vouched(self._store, self._trust.local(), active).manifest
 
     def update(self, plugins: Iterable[PluginName]) -> None:
-        """Bring fresh metadata for all that the store knows, and for `plugins`."""
+        """Bring fresh metadata for all that the store knows, for `plugins`, and every index."""
         plugins = list(plugins)
-        with self._trust.update([*self._store.plugins(), *plugins]) as update:
+        known = [*self._store.plugins(), *plugins]
+        with self._trust.update(known, every_index=True) as update:
             keep_chains(self._store, update)
             for plugin in plugins:
                 update.catalogue(plugin)

@@ -4,10 +4,10 @@
     keys/                private keys, encrypted (or elsewhere)
     work/                bundles being built; emptied by the next publication
     public/metadata/     TUF metadata          } only public/ is served
-    public/targets/      catalogues, bundles   }
+    public/targets/      indexes, catalogues, bundles   }
 
-Order of a publication: bundle, catalogue, then the metadata as `_metadata` says. Until the last
-rename, of timestamp.json, clients see the repository as it was.
+Order of a publication: bundle, catalogue, index, then the metadata as `_metadata` says. Until the
+last rename, of timestamp.json, clients see the repository as it was.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an impl
 
 from plugin_manager import bundle
 from plugin_manager import catalogue as catalogue_format
+from plugin_manager import index as index_format
 from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry, catalogue_path
 from plugin_manager.durable import disk_errors, move_into_place, write_atomically
 from plugin_manager.errors import (
@@ -37,7 +38,8 @@ from plugin_manager.errors import (
     RefusedError,
     UntrustedError,
 )
-from plugin_manager.manifest import Manifest
+from plugin_manager.index import Listed, index_path
+from plugin_manager.manifest import About, Manifest
 from plugin_manager.model import (
     Digest,
     Platform,
@@ -46,6 +48,7 @@ from plugin_manager.model import (
     Withdrawal,
     WithdrawalKind,
     publisher_role,
+    role_publisher,
 )
 from plugin_manager.publishing import _configuration
 from plugin_manager.publishing._bundle_writer import Bundle, write_bundle
@@ -246,10 +249,8 @@ class Repository:
         chain = self._chain()
         catalogues = []
         for role in sorted(chain.publishers):
-            for path in sorted(chain.publishers[role].signed.targets):
-                plugin = PluginName.parse(path.rpartition("/")[0])
-                if path == catalogue_path(plugin):
-                    catalogues.append(self._catalogue(chain, plugin))
+            for plugin in _plugins(chain.publishers[role].signed.targets):
+                catalogues.append(self._catalogue(chain, plugin))
         return Status(chain.status(configuration), tuple(catalogues))
 
     # --- keys and publishers ---
@@ -388,6 +389,8 @@ class Repository:
                 validity = configuration.role(role.name).expiry
                 if role.name != "timestamp" and role.expires - now < validity / RENEWAL_SHARE:
                     edition.renew(role.name, optional=role.name != "snapshot")
+                    if publisher := role_publisher(role.name):
+                        self._put_index(edition.chain, publisher)
             signed, notes = edition.write()
         return Refreshed(tuple(signed), tuple(notes))
 
@@ -495,6 +498,8 @@ class Repository:
             move_into_place(built.path, self._target_file(target))
             self._put_catalogue(catalogue, targets)
             targets[release.target_path] = target
+            about = {release: payload.about}
+            self._put_index(edition.chain, release.plugin.publisher, about)
             edition.write()
         return True
 
@@ -547,6 +552,7 @@ class Repository:
                 for entry in catalogue.entries
             )
             self._put_catalogue(evolve(catalogue, entries=entries), targets)
+            self._put_index(edition.chain, plugin.publisher)
             edition.write()
         return tuple(sorted(meant))
 
@@ -571,9 +577,53 @@ class Repository:
     def _put_catalogue(self, catalogue: Catalogue, targets: dict[str, TargetFile]) -> None:
         data = catalogue_format.render(catalogue)
         path = catalogue_path(catalogue.plugin)
+        self._put(path, data, targets)
+
+    def _put(self, path: str, data: bytes, targets: dict[str, TargetFile]) -> None:
         target = TargetFile.from_data(path, data, ["sha256"])
         write_atomically(self._target_file(target), data)
         targets[path] = target
+
+    def _put_index(
+        self, chain: Chain, publisher: str, known: Mapping[Release, About] | None = None
+    ) -> None:
+        """Make the publisher's index say what its catalogues say; `known` need not be looked up.
+
+        Made of the catalogues each time, so that equal repositories have equal indexes.
+        """
+        targets = chain.publishers[publisher_role(publisher)].signed.targets
+        told = {**self._told(chain, publisher), **(known or {})}
+        listed = []
+        for plugin in _plugins(targets):
+            entries = self._catalogue(chain, plugin).entries
+            if entries:
+                newest = max(entry.release for entry in entries)
+                about = told[newest] if newest in told else self._about(chain, newest)
+                listed.append(Listed(plugin, about, entries))
+        self._put(index_path(publisher), index_format.render(publisher, listed), targets)
+
+    def _told(self, chain: Chain, publisher: str) -> dict[Release, About]:
+        """What the index told of the newest release of each plugin: most have not changed.
+
+        Nothing where it told less than the next one may.
+        """
+        target = chain.target(publisher_role(publisher), index_path(publisher))
+        if target is None:
+            return {}
+        try:
+            data = self._target_file(target).read_bytes()
+            target.verify_length_and_hashes(data)
+            found = index_format.parse(data)
+        except (OSError, LengthOrHashMismatchError, InvalidInputError):
+            return {}  # it is made anew
+        if found.shortened:
+            return {}
+        return {listed.entries[-1].release: listed.about for listed in found.plugins}
+
+    def _about(self, chain: Chain, release: Release) -> About:
+        """What the manifest of a release tells of it."""
+        manifest = self._manifest(chain, release)
+        return manifest.about if manifest else About()
 
     def _previous(self, chain: Chain, catalogue: Catalogue, release: Release) -> Manifest | None:
         """The manifest of the release that hosts upgrade from: the newest before this version.
@@ -591,8 +641,11 @@ class Repository:
         ]
         if not older:
             return None
-        newest = max(older)
-        target = chain.target(publisher_role(newest.plugin.publisher), newest.target_path)
+        return self._manifest(chain, max(older))
+
+    def _manifest(self, chain: Chain, release: Release) -> Manifest | None:
+        """The manifest of `release`, verified; None where its bundle is not listed."""
+        target = chain.target(publisher_role(release.plugin.publisher), release.target_path)
         if target is None:
             return None
         path = self._target_file(target)
@@ -605,6 +658,14 @@ class Repository:
         if hashlib.sha256(data).hexdigest() != head.digest:
             raise _damaged(path, "its head does not match its digest")
         return bundle.read_head(data, str(path)).manifest
+
+
+def _plugins(targets: Iterable[str]) -> list[PluginName]:
+    """The plugins whose catalogues are among `targets`, by name."""
+    ending = "/catalogue.json"
+    return sorted(
+        PluginName.parse(path.removesuffix(ending)) for path in targets if path.endswith(ending)
+    )
 
 
 def _payload(

@@ -2,7 +2,7 @@
 
     pinned root -> later roots -> timestamp -> snapshot -> targets        `Chain.verify`
     -> a publisher's role                                                 `Chain.publisher`
-    -> a plugin's catalogue, a bundle's entry, a bundle's head            `Publisher`
+    -> its index, a plugin's catalogue, a bundle's entry and head          `Publisher`
 
 Nothing here reads a file, a clock or the network, so every attack can be tried with bytes alone.
 Whether a role has expired is judged apart (`Expiry.judge`), since TUF's answer online and the
@@ -35,10 +35,12 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 )
 
 from plugin_manager import catalogue as catalogue_format
+from plugin_manager import index as index_format
 from plugin_manager.bundle import Head, parse_custom, read_head
 from plugin_manager.catalogue import Catalogue, catalogue_path
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, UntrustedError
+from plugin_manager.index import Index, index_path
 from plugin_manager.manifest import requires_document
 from plugin_manager.model import Digest, PluginName, Release, publisher_role, role_publisher
 from plugin_manager.trust._values import (
@@ -177,6 +179,12 @@ class Chain:
         """The delegations that are not exactly one publisher's, and so might reach into others."""
         return tuple(role for role in self._delegated.values() if not _exactly_one_publisher(role))
 
+    @property
+    def publishers(self) -> tuple[str, ...]:
+        """All publishers that the repository knows, in the order of their names."""
+        found = map(role_publisher, self._delegated)
+        return tuple(sorted(publisher for publisher in found if publisher))
+
     def delegates_to(self, publisher: str) -> bool:
         """Whether the repository knows `publisher`."""
         return publisher_role(publisher) in self._delegated
@@ -275,6 +283,24 @@ class Publisher:
         entry = self.entry(catalogue_path(plugin))
         if entry is None:
             raise _untrusted(self.where, f"lists no catalogue of {plugin}")
+        self._check(entry, data, where)
+
+    def index(self, data: bytes, where: str) -> Index:
+        """The publisher's index in `data`."""
+        self.check_index(data, where)
+        found = index_format.parse(data, where)
+        if found.publisher != self.name:
+            raise _untrusted(where, f"is the index of {found.publisher}, not of {self.name}")
+        return found
+
+    def check_index(self, data: bytes, where: str) -> None:
+        """Raise UntrustedError unless `data` is what the publisher signed as its index."""
+        entry = self.entry(index_path(self.name))
+        if entry is None:
+            raise _untrusted(self.where, "lists no index")
+        self._check(entry, data, where)
+
+    def _check(self, entry: TargetFile, data: bytes, where: str) -> None:
         try:
             entry.verify_length_and_hashes(data)
         except RepositoryError as error:

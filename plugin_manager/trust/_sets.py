@@ -3,7 +3,7 @@
     current             "7 <sha256 of sets/7/SHA256SUMS>"
     sets/7/SHA256SUMS   "<sha256>  <name>" a line, as sha256sum writes them
     sets/7/<name>       root_history/N.root.json, timestamp.json, snapshot.json, targets.json,
-                        publisher-P.json, catalogues/P/NAME.json
+                        publisher-P.json, catalogues/P/NAME.json, indexes/P.json
 
 A set is written whole and made durable before `current` is replaced by one rename; so a reader,
 who takes no lock, and a crash at any instant see the old set or the new one, never a mixture. The
@@ -47,7 +47,7 @@ _PART = r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?"
 _LINE = re.compile(
     rf"([0-9a-f]{{64}})  (timestamp\.json|snapshot\.json|targets\.json"
     rf"|root_history/[1-9][0-9]{{0,8}}\.root\.json|publisher-{_PART}\.json"
-    rf"|catalogues/{_PART}/{_PART}\.json)",
+    rf"|catalogues/{_PART}/{_PART}\.json|indexes/{_PART}\.json)",
     re.ASCII,
 )
 _REMEDY = "Run 'pluginctl update'."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,7 @@ from plugin_manager.errors import (
     PluginManagerError,
     UntrustedError,
 )
+from plugin_manager.index import MAX_INDEX_BYTES, Index, index_path
 from plugin_manager.manifest import TELL_PUBLISHER
 from plugin_manager.model import PluginName, Release, publisher_role, utc_text
 from plugin_manager.trust._sets import (
@@ -38,6 +40,8 @@ from plugin_manager.trust._values import (
     Expiry,
     catalogue_file,
     catalogue_plugin,
+    index_file,
+    index_publisher,
     publisher_file,
     root_file,
     root_version,
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["Trust", "Update", "Vouching"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("plugin_manager")
 
 STAGING = "staging"
 
@@ -150,7 +156,9 @@ class Trust:
         return verified
 
     @contextlib.contextmanager
-    def update(self, plugins: Iterable[PluginName] = ()) -> Iterator[Update]:
+    def update(
+        self, plugins: Iterable[PluginName] = (), *, every_index: bool = False
+    ) -> Iterator[Update]:
         """A conversation with the repository, its top-level metadata brought up to date already.
 
         The catalogues of `plugins` are going to be asked for: they come as `Update.prefetch` says.
@@ -158,7 +166,9 @@ class Trust:
         fetched the current local metadata at once; leaving it with an exception changes nothing,
         as does a crash at any instant. Every catalogue known before is brought up to date with
         the rest, asked for or not, so that no chain breaks: where that cannot be done, nothing
-        changes either. Raises NetworkError, UntrustedError, ExpiredError, NoSpaceError,
+        changes either. The indexes of the publishers that are met, and those known before, come
+        along, with `every_index` those of all publishers; one that cannot be had is done without.
+        Raises NetworkError, UntrustedError, ExpiredError, NoSpaceError,
         StoreAccessError.
         """
         from plugin_manager.trust._client import Client  # noqa: PLC0415 - imports tuf's client
@@ -180,7 +190,14 @@ class Trust:
                     fetch=self._fetch,
                     fetch_many=self._fetch_many,
                 )
-                update = Update(client, self._pinned_root, self.metadata_url, carried, plugins)
+                update = Update(
+                    client,
+                    self._pinned_root,
+                    self.metadata_url,
+                    carried,
+                    plugins,
+                    every_index=every_index,
+                )
             yield update
             with disk_errors(self.directory):
                 self._sets.commit(update.finish())
@@ -200,7 +217,8 @@ class Trust:
         staging.mkdir()
         for name, data in carried.items():
             # Not the roots behind one that does not hold: the client would leave them lying there.
-            if root_version(name) <= root.version and catalogue_plugin(name) is None:
+            target = name.startswith(("catalogues/", "indexes/"))
+            if root_version(name) <= root.version and not target:
                 path = staging / name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(data)
@@ -216,14 +234,20 @@ class Update:
         place: str,
         carried: dict[str, bytes],
         plugins: Iterable[PluginName],
+        *,
+        every_index: bool = False,
     ) -> None:
         from plugin_manager.trust._judge import Chain  # noqa: PLC0415 - imports tuf
 
         catalogues = {catalogue_plugin(name): data for name, data in carried.items()}
         self._catalogues = {plugin: data for plugin, data in catalogues.items() if plugin}
+        indexes = {index_publisher(name): data for name, data in carried.items()}
+        self._indexes = {publisher: data for publisher, data in indexes.items() if publisher}
         expected = dict.fromkeys([*plugins, *self._catalogues])
         self._client = client
-        self._top = client.refresh(dict.fromkeys(plugin.publisher for plugin in expected))
+        self._top = client.refresh(
+            dict.fromkeys([*(plugin.publisher for plugin in expected), *self._indexes])
+        )
         self._chain: Chain = Chain.verify(pinned_root, self._top, place)
         self._roles: dict[str, Publisher] = {}
         self._role_files: dict[str, bytes] = {}
@@ -231,6 +255,9 @@ class Update:
         # Plugins whose stored catalogue is what the repository says now, or that it says are gone.
         self._settled: set[PluginName] = set()
         self._parsed: dict[PluginName, Catalogue] = {}
+        # Publishers whose index is wanted, and those of which it is known what becomes of it.
+        self._listing = {*self._indexes, *(self._chain.publishers if every_index else ())}
+        self._listed: set[str] = set()
         self.prefetch(expected)
 
     def prefetch(self, plugins: Iterable[PluginName]) -> Collection[PluginName]:
@@ -241,24 +268,41 @@ class Update:
         if not self._client.goes_ahead:
             return ()
         wanted = dict.fromkeys(plugins)
-        of_publisher: dict[str, list[PluginName]] = {}
+        of_publisher: dict[str, list[PluginName]] = {
+            publisher: []
+            for publisher in sorted(self._listing - self._listed)
+            if self._chain.delegates_to(publisher)
+        }
         for plugin in wanted:
             if plugin not in self._settled and self._chain.delegates_to(plugin.publisher):
                 of_publisher.setdefault(plugin.publisher, []).append(plugin)
         unknown = [publisher for publisher in of_publisher if publisher not in self._roles]
         for publisher in self._client.publishers_ahead(unknown):
             with contextlib.suppress(*_TOLD_IN_TURN):
-                self._role(of_publisher[publisher][0])
-        lacking: dict[PluginName, TargetFile] = {}
-        for publisher, names in of_publisher.items():
-            for plugin in names if publisher in self._roles else ():
+                path = next(map(catalogue_path, of_publisher[publisher]), index_path(publisher))
+                self._role_for(publisher, path)
+        for key in self._client.targets_ahead(self._lacking_of(of_publisher)):
+            with contextlib.suppress(*_TOLD_IN_TURN):
+                if isinstance(key, PluginName):
+                    self._settle(self._roles[key.publisher], key)
+                else:
+                    self._settle_index(key)
+        return [plugin for plugin in wanted if self._is_at_hand(plugin)]
+
+    def _lacking_of(
+        self, of_publisher: Mapping[str, Iterable[PluginName]]
+    ) -> dict[PluginName | str, TargetFile]:
+        """The entries of what is lacking: catalogues by plugin, indexes by publisher."""
+        lacking: dict[PluginName | str, TargetFile] = {}
+        for publisher in of_publisher.keys() & self._roles.keys():
+            for plugin in of_publisher[publisher]:
                 with contextlib.suppress(*_TOLD_IN_TURN):
                     if entry := self._lacking(self._roles[publisher], plugin):
                         lacking[plugin] = entry
-        for plugin in self._client.targets_ahead(lacking):
-            with contextlib.suppress(*_TOLD_IN_TURN):
-                self._settle(self._roles[plugin.publisher], plugin)
-        return [plugin for plugin in wanted if self._is_at_hand(plugin)]
+        for publisher in of_publisher.keys() & self._roles.keys():  # what matters more comes first
+            if entry := self._lacking_index(publisher):
+                lacking[publisher] = entry
+        return lacking
 
     def _is_at_hand(self, plugin: PluginName) -> bool:
         return plugin in self._settled and plugin in self._catalogues
@@ -289,6 +333,10 @@ class Update:
         publisher, path = plugin.publisher, catalogue_path(plugin)
         if not self._chain.delegates_to(publisher):
             raise self._gone(plugin, f"publisher {publisher!r}")
+        return self._role_for(publisher, path)
+
+    def _role_for(self, publisher: str, path: str) -> Publisher:
+        """The role of `publisher`, which the repository knows, fetched to look up `path`."""
         self._chain.check_exclusive(path)
         if publisher not in self._roles:
             try:
@@ -300,6 +348,50 @@ class Update:
             self._roles[publisher] = self._chain.publisher(publisher, data)
             self._role_files[publisher] = data
         return self._roles[publisher]
+
+    def _settle_indexes(self) -> None:
+        """Have the indexes that are wanted, as far as can be: none is a reason to fail a change."""
+        for publisher in sorted({*self._listing, *self._roles}):
+            if not self._chain.delegates_to(publisher):
+                continue
+            try:
+                self._settle_index(publisher)
+            except _TOLD_IN_TURN as error:
+                _log.warning("the index of publisher %s could not be had: %s", publisher, error)
+                if isinstance(error, NetworkError) and error.status is None:
+                    return  # who does not answer is not waited for once more for each of them
+
+    def _settle_index(self, publisher: str) -> None:
+        """Have the publisher's index as the repository has it now, or none."""
+        if publisher in self._listed:
+            return
+        if publisher not in self._roles:
+            self._role_for(publisher, index_path(publisher))
+        if entry := self._lacking_index(publisher):
+            data = self._client.download(entry)
+            self._roles[publisher].check_index(data, entry.path)
+            self._indexes[publisher] = data
+            self._listed.add(publisher)
+
+    def _lacking_index(self, publisher: str) -> TargetFile | None:
+        """The entry of the publisher's index; None where it is known, or there is none."""
+        if publisher in self._listed:
+            return None
+        role, path = self._roles[publisher], index_path(publisher)
+        data = self._indexes.pop(publisher, b"")  # nothing is better than what was not signed
+        try:
+            entry = role.entry(path)
+        except UntrustedError:
+            entry = None
+        if entry is None or entry.length > MAX_INDEX_BYTES:
+            self._listed.add(publisher)
+            return None
+        with contextlib.suppress(UntrustedError):
+            role.check_index(data, path)
+            self._indexes[publisher] = data
+            self._listed.add(publisher)
+            return None
+        return entry
 
     def _settle(self, role: Publisher, plugin: PluginName) -> bytes:
         """The signed bytes of the plugin's catalogue, fetched unless they are known already."""
@@ -361,7 +453,12 @@ class Update:
             except PluginManagerError:
                 if plugin not in self._settled:
                     raise
+        self._settle_indexes()
         files = dict(self._top)
+        for publisher in self._listed & self._indexes.keys():
+            data = self._indexes[publisher]
+            files[index_file(publisher)] = data
+            files[publisher_file(publisher)] = self._role_files[publisher]
         for plugin, data in self._catalogues.items():
             files[catalogue_file(plugin)] = data
             files[publisher_file(plugin.publisher)] = self._role_files[plugin.publisher]
@@ -376,6 +473,7 @@ class _Verified:
         self.chain = chain
         self._publishers: dict[str, Publisher] = {}
         self._catalogues: dict[PluginName, Catalogue] = {}
+        self._indexes: dict[str, Index] = {}
 
     @classmethod
     def load(cls, pinned_root: bytes, stored: StoredSet) -> _Verified:
@@ -388,13 +486,29 @@ class _Verified:
         files = {name: stored.read(name) for name in names}
         return cls(stored, Chain.verify(pinned_root, files, stored.place))
 
-    def publisher(self, plugin: PluginName) -> Publisher:
-        """The role of the plugin's publisher."""
-        found = self._publishers.get(plugin.publisher)
+    def publisher(self, publisher: str, asked: PluginName | None = None) -> Publisher:
+        """The role of `publisher`, whose plugin `asked` is asked about."""
+        found = self._publishers.get(publisher)
         if found is None:
-            data = self._read(publisher_file(plugin.publisher), plugin)
-            found = self.chain.publisher(plugin.publisher, data)
-            self._publishers[plugin.publisher] = found
+            whose = str(asked or f"publisher {publisher}")
+            data = self._read(publisher_file(publisher), whose)
+            found = self._publishers[publisher] = self.chain.publisher(publisher, data)
+        return found
+
+    @property
+    def publisher_expiries(self) -> dict[str, datetime]:
+        """When the publishers' roles expire that were asked for so far, by role."""
+        found = self._publishers.items()
+        return {publisher_role(name): publisher.role.expires for name, publisher in found}
+
+    def index(self, publisher: str) -> Index:
+        """The publisher's index."""
+        found = self._indexes.get(publisher)
+        if found is None:
+            name = index_file(publisher)
+            data = self._read(name, f"publisher {publisher}")
+            found = self.publisher(publisher).index(data, self.stored.place + name)
+            self._indexes[publisher] = found
         return found
 
     def catalogue(self, plugin: PluginName) -> Catalogue:
@@ -402,16 +516,18 @@ class _Verified:
         found = self._catalogues.get(plugin)
         if found is None:
             name = catalogue_file(plugin)
-            data = self._read(name, plugin)
-            found = self.publisher(plugin).catalogue(plugin, data, self.stored.place + name)
+            data = self._read(name, str(plugin))
+            publisher = self.publisher(plugin.publisher, plugin)
+            found = publisher.catalogue(plugin, data, self.stored.place + name)
             self._catalogues[plugin] = found
         return found
 
-    def _read(self, name: str, plugin: PluginName) -> bytes:
+    def _read(self, name: str, whose: str) -> bytes:
         if name not in self.stored.digests:
+            what = "catalogue" if "/" in whose else "index"
             raise NotFoundError(
-                f"no catalogue of {plugin} is stored here",
-                plugin=str(plugin),
+                f"no {what} of {whose} is stored here",
+                plugin=whose,
                 remedy="Run 'pluginctl update'.",
             )
         return self.stored.read(name)
@@ -437,6 +553,10 @@ class Vouching:
         """The roles relied on so far that have expired, within the policy: worth a warning."""
         return tuple(self._expired.values())
 
+    def expiries(self) -> Mapping[str, datetime]:
+        """When the top-level roles, and those of the publishers relied on so far, expire."""
+        return {**self._verified.chain.expiries, **self._verified.publisher_expiries}
+
     def _judge_top(self) -> None:
         for role, expires in self._verified.chain.expiries.items():
             self._judge(role, expires)
@@ -445,9 +565,9 @@ class Vouching:
         if expired := self._expiry.judge(role, expires, self._moment):
             self._expired[role] = expired
 
-    def _publisher(self, plugin: PluginName) -> Publisher:
-        publisher = self._verified.publisher(plugin)
-        self._judge(publisher_role(plugin.publisher), publisher.role.expires)
+    def _publisher(self, name: str, asked: PluginName | None = None) -> Publisher:
+        publisher = self._verified.publisher(name, asked)
+        self._judge(publisher_role(name), publisher.role.expires)
         return publisher
 
     def _ask(self, question: Callable[[], T]) -> T:
@@ -467,8 +587,22 @@ class Vouching:
         """
 
         def question() -> Catalogue:
-            self._publisher(plugin)
+            self._publisher(plugin.publisher, plugin)
             return self._verified.catalogue(plugin)
+
+        return self._ask(question)
+
+    def listed_publishers(self) -> tuple[str, ...]:
+        """The publishers whose index is stored here, in the order of their names."""
+        found = map(index_publisher, self._verified.stored.digests)
+        return tuple(sorted(publisher for publisher in found if publisher))
+
+    def index(self, publisher: str) -> Index:
+        """The publisher's index as last fetched; raises as `catalogue` does."""
+
+        def question() -> Index:
+            self._publisher(publisher)
+            return self._verified.index(publisher)
 
         return self._ask(question)
 
@@ -482,7 +616,9 @@ class Vouching:
 
         Raises as `catalogue` does; UntrustedError where the publisher does not vouch for it.
         """
-        return self._ask(lambda: self._publisher(release.plugin).bundle(release))
+        return self._ask(
+            lambda: self._publisher(release.plugin.publisher, release.plugin).bundle(release)
+        )
 
     def vouch(self, release: Release, head: bytes) -> Head:
         """The head of the release's bundle, if `head` is what its publisher signed as that.
@@ -493,7 +629,7 @@ class Vouching:
         """
 
         def question() -> Head:
-            publisher = self._publisher(release.plugin)
+            publisher = self._publisher(release.plugin.publisher, release.plugin)
             return publisher.vouch(release, self._verified.catalogue(release.plugin), head)
 
         return self._ask(question)

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES
 from plugin_manager.errors import ExpiredError, InvalidInputError
+from plugin_manager.index import MAX_INDEX_BYTES
 from plugin_manager.model import Digest, PluginName, Release, publisher_role, utc_text
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "Expiry",
     "catalogue_file",
     "catalogue_plugin",
+    "index_file",
+    "index_publisher",
     "most_bytes",
     "publisher_file",
     "root_file",
@@ -69,12 +72,28 @@ def catalogue_plugin(name: str) -> PluginName | None:
         return None
 
 
+def index_file(publisher: str) -> str:
+    """The name, within a set, of a publisher's index."""
+    return f"indexes/{publisher}.json"
+
+
+def index_publisher(name: str) -> str | None:
+    """The counterpart of `index_file`; None where `name` is another file's."""
+    match = re.fullmatch(r"indexes/(.*)\.json", name)
+    try:
+        return PluginName.parse_part(match[1], "publisher") if match else None
+    except InvalidInputError:
+        return None
+
+
 def most_bytes(name: str) -> int:
     """How large the file `name` of a set may be."""
     if name.startswith("root_history/"):
         return MAX_ROOT_BYTES
     if name.startswith("catalogues/"):
         return MAX_CATALOGUE_BYTES
+    if name.startswith("indexes/"):
+        return MAX_INDEX_BYTES
     return {TIMESTAMP: MAX_TIMESTAMP_BYTES, SNAPSHOT: MAX_SNAPSHOT_BYTES}.get(
         name, MAX_TARGETS_BYTES
     )

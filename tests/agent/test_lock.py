@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,9 @@ def test_a_child_of_a_fork_does_not_keep_a_dead_agent_alive(tmp_path: Path) -> N
             assert holder(tmp_path).pid == process.pid
             process.kill()
             process.wait()
+            deadline = time.monotonic() + 30  # the child may not have come to it yet
+            while holder(tmp_path).running and time.monotonic() < deadline:
+                time.sleep(0.05)
             assert holder(tmp_path) == Holder(False)
             assert AgentLock.take(tmp_path, stoppable=True)
         finally:

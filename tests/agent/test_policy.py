@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import InvalidInputError
-from plugin_manager.settings import AgentPolicy, from_environment
+from plugin_manager.settings import AgentPolicy
 
 
 def policy(**variables: str) -> AgentPolicy:

@@ -27,8 +27,8 @@ from blake3 import blake3
 
 import plugin_manager.transfer  # noqa: F401 - children find everything imported that they need
 from plugin_manager import PluginManager
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import CorruptError, NoSpaceError, NotFoundError, PluginManagerError
-from plugin_manager.settings import from_environment
 from tests.world import Clock, World
 
 __all__ = [

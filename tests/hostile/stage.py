@@ -22,9 +22,9 @@ from typing import Protocol
 from attrs import define, evolve, field, frozen
 
 from plugin_manager import PluginManager
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import PluginManagerError
 from plugin_manager.manager import Cleanup
-from plugin_manager.settings import from_environment
 from plugin_manager.transfer import Policy, Transfer
 from plugin_manager.trust._values import (
     MAX_ROOT_BYTES,

@@ -12,9 +12,9 @@ import pytest
 from attrs import evolve
 
 from plugin_manager import PluginManager
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import LockedError, NoSpaceError, RefusedError
 from plugin_manager.manager import Progress
-from plugin_manager.settings import from_environment
 from tests.world import World
 
 BIG = random.Random(3).randbytes(3_000_000)

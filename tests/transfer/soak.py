@@ -22,9 +22,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from plugin_manager.configuration import from_environment
 from plugin_manager.errors import NetworkError, PluginManagerError
 from plugin_manager.manager import Cleanup, PluginManager
-from plugin_manager.settings import from_environment
 from plugin_manager.transfer import Policy, Transfer
 from tests.transfer.server import Behaviour, Exchange, Server, answer, honest, raw, reset, wrong
 from tests.world import World

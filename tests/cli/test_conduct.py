@@ -1,0 +1,133 @@
+"""What every command does alike: --json, --quiet, help with examples, suggestions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from plugin_manager.cli import cli
+from plugin_manager.cli._examples import EXAMPLES
+from tests.cli.test_client import Command
+from tests.world import World
+
+
+def commands(group: click.Group, name: str = "") -> dict[str, click.Command]:
+    """All commands below `group` that do something, by their names on the line."""
+    found: dict[str, click.Command] = {}
+    context = click.Context(group)
+    for below in group.list_commands(context):
+        command = group.get_command(context, below)
+        assert command is not None
+        full = f"{name} {below}".strip()
+        if isinstance(command, click.Group):
+            found |= commands(command, full)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            found[full] = command
+    return found
+
+
+ALL = commands(cli)
+# A program of the plugin's, or a script for a shell, is what these print.
+PLAIN = {"completion", "run", "agent run", "dashboard"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.publish("acme/maps 1.0", {"maps.py": "x"})
+    return world
+
+
+@pytest.fixture
+def pluginctl(world: World) -> Command:
+    return Command(world)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in PLAIN])
+def test_every_command_speaks_json_and_can_be_quiet(name: str) -> None:
+    options = {option for one in ALL[name].params for option in one.opts}
+    assert {"--json", "--quiet"} <= options
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_examples_are_lines_that_can_be_given(name: str) -> None:
+    if name not in ALL:
+        pytest.skip("not a command of this installation")
+    assert EXAMPLES[name]
+    for example in EXAMPLES[name]:
+        words = shlex.split(example)
+        if name == "completion":
+            words = words[:2]  # what follows is the shell's
+        context = cli.make_context("pluginctl", words, resilient_parsing=False)
+        rest = [*context._protected_args, *context.args]
+        command: click.Command = cli
+        while isinstance(command, click.Group) and rest:
+            found = command.get_command(context, rest[0])
+            assert found is not None, rest
+            command, rest = found, rest[1:]
+        assert command.name == name.rsplit(maxsplit=1)[-1] or name == "config"
+        context = command.make_context(name, rest, parent=context)
+        context.close()
+
+
+def test_every_command_of_the_operator_has_examples() -> None:
+    lacking = {name for name in ALL if name not in EXAMPLES and not name.startswith("repo")}
+    assert lacking <= {"run", "dashboard"} | {n for n in ALL if n.startswith("agent")}
+
+
+def test_help_is_by_who_uses_it_and_ends_with_examples(pluginctl: Command) -> None:
+    said = pluginctl("--help").stdout
+    for title in ("To have plugins:", "To find out what is wrong:", "To publish:"):
+        assert title in said
+    assert "..." not in said.partition("COMMAND [ARGS]...")[2], "a sentence was cut in the middle"
+    assert "pluginctl rollback acme/maps --to 1.2" in pluginctl("rollback", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("instal", "install"), ("serach", "search"), ("doktor", "doctor")]
+)
+def test_a_misspelt_command_is_told_what_was_meant(
+    pluginctl: Command, wrong: str, meant: str
+) -> None:
+    assert f"Did you mean {meant}" in pluginctl(wrong, code=2).stderr
+    assert meant in pluginctl.json(wrong, code=2)["error"]["message"]
+
+
+def test_a_misspelt_option_is_told_what_was_meant(pluginctl: Command) -> None:
+    assert "--dry-run" in pluginctl("install", "acme/maps", "--dry-ru", code=2).stderr
+
+
+def test_options_for_output_may_stand_anywhere(pluginctl: Command) -> None:
+    for arguments in (("--json", "list"), ("list", "--json")):
+        assert json.loads(pluginctl(*arguments).stdout) == []
+    assert "No plugin is installed" in pluginctl("--quiet", "list").stdout
+
+
+def test_quiet_says_what_was_asked_and_nothing_that_was_done(
+    world: World, pluginctl: Command
+) -> None:
+    with world.online():
+        asked = pluginctl("install", "acme/maps", "--dry-run", "--quiet")
+        assert "would install" in asked.stdout
+        done = pluginctl("install", "acme/maps", "-q")
+        assert (done.stdout, done.stderr) == ("", "")
+        assert pluginctl("-q", "update").stdout == ""
+        assert json.loads(pluginctl("-q", "upgrade", "--json").stdout)["steps"] == []
+    assert "acme/maps 1.0" in pluginctl("-q", "list").stdout
+    failed = pluginctl("-q", "show", "acme/none", code=4)
+    assert "pluginctl:" in failed.stderr
+
+
+def test_colours_never_reach_files(world: World, pluginctl: Command) -> None:
+    with world.online():
+        pluginctl("install", "acme/maps")
+    assert "\x1b" not in pluginctl("storage").stdout
+    pluginctl.environment["FORCE_COLOR"] = "1"
+    assert "\x1b[1m" in pluginctl("storage").stdout
+    assert "\x1b" not in pluginctl("storage", "--json").stdout
+    pluginctl.environment["NO_COLOR"] = "1"
+    assert "\x1b" not in pluginctl("storage").stdout
