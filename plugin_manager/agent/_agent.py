@@ -201,10 +201,15 @@ class Agent:
             if not lock.intact:
                 _log.warning("%s is gone, or another's", self._store)
                 return
-            jobs = self._jobs()
+            try:
+                jobs = self._manager.jobs.all()
+                busy = self._is_busy(jobs)
+            except PluginManagerError as error:  # a disk that fails now may not for ever
+                _log.warning("jobs: %s", error)
+                continue
             self._tell_of_jobs(jobs)
             self._say_doing(jobs)
-            if self._is_busy(jobs):
+            if busy:
                 idle_since = time.monotonic()
             elif idle_exit is not None and time.monotonic() - idle_since >= idle_exit:
                 _log.info("nothing to do for %g s", idle_exit)
@@ -493,12 +498,14 @@ class Agent:
             raise NetworkError("this connection is paid by the byte", remedy="It waits.")
         failure: PluginManagerError | None = None
         for plugin in self._record.damaged:
+            mended: tuple[str, ...] = ()
             try:
-                self._manager.repair(plugin)
+                report = self._manager.repair(plugin)
+                mended = tuple(f"{found.active.release}: " for found in report.releases)
             except CancelledError:
                 raise
             except NotFoundError:
-                pass  # it was uninstalled
+                pass  # it was uninstalled: what is left of it, nobody loads
             except PluginManagerError as error:
                 failure = error
                 continue
@@ -506,7 +513,7 @@ class Agent:
                 self._set(
                     damaged=tuple(one for one in self._record.damaged if one != plugin),
                     findings=tuple(
-                        f"{text}; mended" if text.startswith(f"{plugin} ") else text
+                        f"{text}; mended" if mended and text.startswith(mended) else text
                         for text in self._record.findings
                     ),
                 )

@@ -70,7 +70,12 @@ class AgentLock:
             if _ours(path) is not None:
                 return None
             descriptor = _open(path, os.O_RDWR | os.O_CREAT)
-            if not _lock(descriptor):
+            try:
+                mine = _lock(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+            if not mine:
                 os.close(descriptor)
                 return None
             if sys.platform != "win32":
@@ -132,6 +137,8 @@ def holder(store: Path) -> Holder:
                 stoppable = _who_locks(descriptor, _STOPPABLE) == pid > 0
                 return Holder(running=True, pid=pid or None, stoppable=stoppable)
             return Holder(running=not _lock(descriptor, patience=1))
+        except OSError:  # a file system without locks, on which none starts
+            return Holder(running=False)
         finally:
             os.close(descriptor)
 

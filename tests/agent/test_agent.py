@@ -487,6 +487,17 @@ def test_where_it_must_not_it_mends_nothing(maps: World) -> None:
     assert maps.fetched() == 0
 
 
+def test_what_nothing_needs_any_more_is_found_and_not_called_mended(maps: World) -> None:
+    target = flip_a_bit(maps)
+    maps.manager().uninstall("acme/maps")
+    with running(maps, SCRUBBING) as agent:
+        wait_for(lambda: status(agent.store).last_scrub)
+        wait_for(lambda: status(agent.store).scrub_findings)
+        time.sleep(1)
+        assert status(agent.store).scrub_findings == ("acme/maps 1.0: tiles (damaged)",)
+    assert target.read_bytes() != BIG
+
+
 def test_what_cannot_be_mended_offline_is_mended_later(world: World) -> None:
     world.publish("acme/maps 1.0", {"tiles": BIG})
     with world.online():
