@@ -137,7 +137,7 @@ def test_what_was_evicted_stays_installed_and_is_marked(pluginctl: Command) -> N
     text = pluginctl("storage").stdout
     assert rows(text)["acme/maps", "1.1"] == ["-", "-", "-", "-", "active, not on this disk", "-"]
     assert [one["plugin"] for one in pluginctl.json("storage")["evicted"]] == ["acme/maps"]
-    assert "acme/maps 1.1  not on this disk\n" in pluginctl("list").stdout
+    assert "acme/maps 1.1  on trial (0 of 3), not on this disk\n" in pluginctl("list").stdout
     listed = {one["plugin"]: one for one in pluginctl.json("list")}
     assert listed["acme/maps"]["on_disk"] is False
     assert listed["acme/tiles"]["on_disk"] is True
@@ -275,7 +275,7 @@ def test_pin_and_unpin_are_changes_that_the_history_tells(pluginctl: Command) ->
     assert unchanged_by(pluginctl, "pin", "acme/maps", "--dry-run") == "would pin acme/maps\n"
     assert pluginctl.json("pin", "acme/maps")["steps"][0]["kind"] == "pin"
     pluginctl("hold", "acme/maps")
-    assert "acme/maps 1.1  held, pinned\n" in pluginctl("list").stdout
+    assert "acme/maps 1.1  held, pinned, on trial (0 of 3)\n" in pluginctl("list").stdout
     assert pluginctl.json("list")[0]["pinned"] is True
     assert "unpin acme/maps" in pluginctl("unpin", "acme/maps").stdout
     told = [line.split("Z  ")[1] for line in pluginctl("history").stdout.splitlines()]
