@@ -21,7 +21,7 @@ WORKERS := auto
 ARGS :=
 UPGRADE :=
 
-.PHONY: help setup demo test check lint types lock bench crash-test hostile soak clean distclean
+.PHONY: help setup demo terminal-session test check lint types lock bench crash-test hostile soak clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -56,6 +56,9 @@ $(STAMP): requirements-dev.txt pyproject.toml
 demo: setup ## Publish, install, load, upgrade, roll back and tamper, with a running commentary
 	@$(BIN)/python docs/demo/demo.py $(ARGS)
 
+terminal-session: setup ## Print docs/terminal-session.md anew
+	@$(BIN)/python docs/demo/terminal.py
+
 test: setup ## Run the whole test suite (ARGS="-k name" for some of it, WORKERS=0 in one process)
 	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
@@ -81,6 +84,7 @@ bench: setup ## Measure what docs/performance.md promises
 	@$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 	@$(BIN)/python -m benchmarks.store
 	@$(BIN)/python -m benchmarks.transfer
+	@$(BIN)/python -m benchmarks.commands
 
 crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours; ARGS="kills --sample 50")
 	@$(BIN)/python -m tests.crash $(ARGS)

@@ -194,13 +194,18 @@ def _mirrors(where: str, given: str | Iterable[str]) -> tuple[str, ...]:
         raise InvalidInputError(message, remedy=error.remedy) from None
 
 
-def _metered(where: str, given: str) -> str:
-    if given.lower() not in {"allow", "pause", "ask"}:
-        raise InvalidInputError(
-            f"{where}: {given.lower()!r} is none of allow, pause and ask",
-            remedy="Write one of them, or leave it out.",
-        )
-    return given.lower()
+def _one_of(*words: str) -> Callable[[str, str], str]:
+    listed = f"{', '.join(words[:-1])} and {words[-1]}"
+
+    def parse(where: str, given: str) -> str:
+        if given.lower() not in words:
+            raise InvalidInputError(
+                f"{where}: {given.lower()!r} is none of {listed}",
+                remedy="Write one of them, or leave it out.",
+            )
+        return given.lower()
+
+    return parse
 
 
 def _quiet_hours(where: str, given: str) -> tuple[QuietHours, ...]:  # noqa: ARG001 - as above
@@ -390,7 +395,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "metered", "PLUGINCTL_METERED",
         "what jobs do on a connection that is paid by the byte: allow, pause or ask", "allow",
-        _metered,
+        _one_of("allow", "pause", "ask"),
     ),
     Option(
         "quiet_hours", "PLUGINCTL_QUIET_HOURS",

@@ -281,11 +281,13 @@ def _metadata(manager: PluginManager) -> Iterator[Finding]:
     except NotFoundError:
         yield Finding("metadata", "warning", "none was ever fetched", "Run 'pluginctl update'.")
         return
+    for error in manager.index_faults():
+        yield Finding("metadata", "warning", error.message, "Run 'pluginctl update'.")
     now = datetime.now(UTC)
     role, first = min(expiries.items(), key=lambda one: one[1])
     current = manager.settings.store / "trust" / "current"
     age = now - datetime.fromtimestamp(current.stat().st_mtime, UTC)
-    brought = f"brought {_span(age)} ago"
+    brought = f"brought {_span(max(age, timedelta()))} ago"
     update = "Run 'pluginctl update'."
     if first <= now:
         # Beyond the grace, asking for the expiries was refused.

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from plugin_manager.cli import _output
-from plugin_manager.cli._client import change, json_option, open_manager
+from plugin_manager.cli._client import change, open_manager
+from plugin_manager.cli._options import json_option, known_jobs
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import RefusedError
 from plugin_manager.manager import Job, JobState, Plan, PluginManager, Progress
@@ -16,8 +17,7 @@ from plugin_manager.model import size_text, utc_text
 
 __all__ = ["COMMANDS"]
 
-job_argument = click.argument("job", metavar="JOB")
-jobs_argument = click.argument("jobs", nargs=-1, metavar="[JOB]...")
+jobs_argument = click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=known_jobs)
 
 
 @click.command("jobs")
@@ -114,7 +114,7 @@ def _tell(
 
 
 @click.command()
-@click.argument("job", required=False, metavar="[JOB]")
+@click.argument("job", required=False, metavar="[JOB]", shell_complete=known_jobs)
 @json_option
 def resume(job: str | None, as_json: bool) -> None:
     """Go on with a job, here and now; or, where none is named, lift the pause of all.

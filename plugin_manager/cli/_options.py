@@ -19,6 +19,7 @@ __all__ = [
     "dry_run_option",
     "installed",
     "json_option",
+    "known_jobs",
     "name_argument",
     "names_argument",
     "offered_argument",
@@ -97,6 +98,11 @@ def _offered(manager: PluginManager) -> Iterable[tuple[str, str]]:
         yield str(offer.plugin), offer.about.summary
 
 
+def _jobs(manager: PluginManager) -> Iterable[tuple[str, str]]:
+    for job in manager.jobs.all():
+        yield job.id[:8], f"{job} ({job.state.value})"
+
+
 def _settings(_manager: PluginManager) -> Iterable[tuple[str, str]]:
     from plugin_manager.configuration import OPTIONS  # noqa: PLC0415
 
@@ -105,6 +111,7 @@ def _settings(_manager: PluginManager) -> Iterable[tuple[str, str]]:
 
 
 installed = _completed(_installed)
+known_jobs = _completed(_jobs)
 name_argument = click.argument("name", shell_complete=installed)
 names_argument = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=installed)
 offered_argument = click.argument("name", shell_complete=_completed(_offered))

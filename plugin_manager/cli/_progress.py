@@ -80,7 +80,7 @@ def _row(name: str, progress: Progress) -> _Row:
         progress.done,
         {
             "percent": f"{progress.percent}%",
-            "size": f"of {size_text(progress.total_bytes)}",
+            "size": f"of {size_text(progress.total_bytes):>8}",
             "speed": f"{size_text(progress.bytes_per_second)}/s" if under_way else "",
             "left": time_text(progress.seconds_left) if under_way else "",
             "reused": f"reused {size_text(progress.reused_bytes)}" if progress.reused_bytes else "",

@@ -356,6 +356,12 @@ class PluginManager:
 
         return _offers.offers(self._trust, self._store.current().active, self.host)
 
+    def index_faults(self) -> tuple[PluginManagerError, ...]:
+        """What keeps stored indexes from being believed; 'update' brings them anew."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
+        return _offers.index_faults(self._trust)
+
     def outdated(self) -> tuple[Offer, ...]:
         """The installed plugins of which a newer release fits, as last fetched; no network."""
         return tuple(offer for offer in self.offers() if offer.outdated)

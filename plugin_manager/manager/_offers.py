@@ -6,6 +6,7 @@ anything else from its publisher's index, which has the newest.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -24,11 +25,14 @@ from plugin_manager.model import Host, Platform, PluginName
 
 if TYPE_CHECKING:
     from plugin_manager.catalogue import CatalogueEntry
+    from plugin_manager.index import Index
     from plugin_manager.manifest import About
     from plugin_manager.store import Active
     from plugin_manager.trust import Trust, Vouching
 
-__all__ = ["Offer", "Offered", "find", "offers", "search"]
+__all__ = ["Offer", "Offered", "find", "index_faults", "offers", "search"]
+
+_log = logging.getLogger("plugin_manager")
 
 
 @frozen
@@ -91,17 +95,34 @@ def offers(trust: Trust, installed: Mapping[PluginName, Active], host: Host) -> 
     except NotFoundError as error:
         return tuple(_unknown(active, error) for _, active in sorted(installed.items()))
     for publisher in vouching.listed_publishers():
-        with suppress(UntrustedError, InvalidInputError, NotFoundError, CorruptError):
-            for listed in vouching.index(publisher).plugins:
-                active = installed.get(listed.plugin)
-                offer = _offer(listed.plugin, listed.about, listed.entries, active, host)
-                found[listed.plugin] = evolve(offer, older=listed.older)
+        index = _index(vouching, publisher)
+        if isinstance(index, PluginManagerError):
+            _log.warning("what %s offers is not known: %s", publisher, index)
+            continue
+        for listed in index.plugins:
+            active = installed.get(listed.plugin)
+            offer = _offer(listed.plugin, listed.about, listed.entries, active, host)
+            found[listed.plugin] = evolve(offer, older=listed.older)
     for plugin, active in installed.items():
         try:
             found[plugin] = _of_catalogue(vouching, plugin, found.get(plugin), active, host)
         except PluginManagerError as error:
             found[plugin] = _unknown(active, error)
     return tuple(offer for _, offer in sorted(found.items()))
+
+
+def index_faults(trust: Trust) -> tuple[PluginManagerError, ...]:
+    """What is wrong with the indexes that are here; raises what `Trust.local` raises."""
+    vouching = trust.local()
+    found = (_index(vouching, publisher) for publisher in vouching.listed_publishers())
+    return tuple(one for one in found if isinstance(one, PluginManagerError))
+
+
+def _index(vouching: Vouching, publisher: str) -> Index | PluginManagerError:
+    try:
+        return vouching.index(publisher)
+    except (UntrustedError, InvalidInputError, NotFoundError, CorruptError) as error:
+        return error
 
 
 def find(

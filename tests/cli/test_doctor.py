@@ -202,3 +202,12 @@ def test_certificates_and_proxies_are_told_without_passwords(pluginctl: Command)
     assert "127.0.0.1:9" in wrong["proxies"]["text"]
     assert "/nowhere/ca.pem" in wrong["certificates"]["text"]
     assert "s3cret" not in str(wrong)
+
+
+def test_an_index_that_is_damaged(world: World, pluginctl: Command) -> None:
+    stored = next((world.directory / "store/trust/sets").glob("*/indexes/acme.json"))
+    stored.write_bytes(stored.read_bytes() + b" ")
+    assert "acme.json" in found(pluginctl)["metadata"]["text"]
+    with world.online():
+        pluginctl("update")
+    assert found(pluginctl) == {}

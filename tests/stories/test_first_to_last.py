@@ -349,7 +349,7 @@ def files_below(store: Path) -> list[Path]:
         for path in store.rglob("*")
         if path.is_file()
         and path.name not in skipped
-        and path.parent.name not in {"index", "generations"}
+        and path.parent.name not in {"index", "indexes", "generations"}
     )
 
 

@@ -199,3 +199,26 @@ def test_digests_alone_make_no_offer(world: World) -> None:
     with pytest.raises(UntrustedError):
         other._trust.local().index("acme")
     assert other.offers() == ()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_damaged_index_keeps_nothing_from_loading_and_an_update_mends_it(
+    world: World, lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.publish("acme/maps 1.0", {"maps.py": "x"})
+    world.publish("globex/model 1.0", {"m.py": "x"})
+    with world.online():
+        world.manager().install("acme/maps")
+        world.manager().update()
+        stored = next((world.directory / "store/trust/sets").glob("*/indexes/globex.json"))
+        good = stored.read_bytes()
+        stored.unlink() if lost else stored.write_bytes(good.replace(b"model", b"modem"))
+        manager = world.manager()
+        with manager.load("acme/maps"):
+            assert set(by_name(manager)) == {"acme/maps"}
+        assert "what globex offers is not known" in caplog.text
+        (fault,) = manager.index_faults()
+        assert "globex.json" in fault.message
+        manager.update()
+        assert set(by_name(manager)) == {"acme/maps", "globex/model"}
+        assert manager.index_faults() == ()
