@@ -212,18 +212,6 @@ def _quiet_hours(where: str, given: str) -> tuple[QuietHours, ...]:  # noqa: ARG
     return tuple(parse_quiet_hours(one) for one in given.split(",") if one.strip())
 
 
-_UPGRADES = ("off", "notify", "download", "install")
-
-
-def _upgrades(where: str, given: str) -> str:
-    if given.lower() not in _UPGRADES:
-        raise InvalidInputError(
-            f"{where}: {given.lower()!r} is none of {', '.join(_UPGRADES)}",
-            remedy="Write one of them, or leave it out.",
-        )
-    return given.lower()
-
-
 def _webhook(where: str, given: str) -> str:
     """An address to post to; errors do not show it, as it may be a secret by itself."""
     try:
@@ -410,7 +398,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "agent_upgrades", "PLUGINCTL_AGENT_UPGRADES",
         "what the agent does about new releases: off, notify, download or install", "notify",
-        _upgrades,
+        _one_of("off", "notify", "download", "install"),
     ),
     Option(
         "agent_cooldown_days", "PLUGINCTL_AGENT_COOLDOWN_DAYS",

@@ -6,7 +6,6 @@ neither the others nor the agent from anything.
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import queue
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -137,6 +135,8 @@ def _json(notice: Notice) -> bytes:
 
 def _run(command: Sequence[str], data: bytes) -> None:
     """Give `data` to a program; end it, and what it began, where it takes too long."""
+    import subprocess  # noqa: PLC0415 - most agents need none
+
     with subprocess.Popen(  # noqa: S603 - as the settings say, and without a shell
         command,
         stdin=subprocess.PIPE,
@@ -200,6 +200,8 @@ def _has_desktop() -> bool:
 
 def _on_desktop(notice: Notice) -> None:
     """Show `notice` as https://specifications.freedesktop.org/notification-spec describes."""
+    import html  # noqa: PLC0415
+
     title = f"Plugins: {_TITLES.get(notice.kind, notice.kind)}"
     body = html.escape(notice.text, quote=False)  # servers may take markup
     if program := shutil.which("notify-send"):

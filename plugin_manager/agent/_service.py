@@ -5,18 +5,18 @@ Pure: the texts, and where they belong. Nothing in them needs rights that their 
 
 from __future__ import annotations
 
-import hashlib
-import plistlib
-import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
 from plugin_manager.errors import InvalidInputError
+
+# Asking how an agent is doing does without what only files for service managers take.
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
 
 __all__ = ["SERVICE_KINDS", "Service", "service"]
 
@@ -52,6 +52,8 @@ def service(
     `kind` None: that of this system. `environment` is what the agent is given; nothing secret, as
     others may read the file. Raises InvalidInputError where a text cannot be put into it.
     """
+    import hashlib  # noqa: PLC0415
+
     texts = [*command, *environment.values(), str(store)]
     if not all(text.isprintable() for text in texts):
         raise InvalidInputError(
@@ -128,6 +130,8 @@ def _systemd(
 def _launchd(
     name: str, store: Path, command: list[str], environment: Mapping[str, str], home: Path
 ) -> Service:
+    import plistlib  # noqa: PLC0415
+
     path = home / "Library" / "LaunchAgents" / f"{name}.plist"
     value: dict[str, Any] = {
         "Label": name,
@@ -154,6 +158,9 @@ def _launchd(
 def _windows(
     name: str, store: Path, command: list[str], environment: Mapping[str, str], home: Path
 ) -> Service:
+    import subprocess  # noqa: PLC0415
+    import xml.etree.ElementTree as ET  # noqa: PLC0415
+
     # A task has no environment of its own: the settings go the way that the system has for that.
     task = ET.Element("Task", {"version": "1.2", "xmlns": _TASK})
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +74,8 @@ class _Plain(logging.Formatter):
 def _begin_log(path: Path | None) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path:
+        from logging.handlers import RotatingFileHandler  # noqa: PLC0415
+
         handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, delay=True)
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("plugin_manager")
@@ -117,6 +117,8 @@ def _command(settings: Settings) -> list[str]:
 
 def _start(settings: Settings) -> agents.AgentStatus:
     """Start an agent unless one runs; how it is doing then."""
+    import subprocess  # noqa: PLC0415 - asking how it is doing does without
+
     status = agents.status(settings.store)
     if status.running:
         return status
