@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from plugin_manager.durable import read_regular
+from plugin_manager.durable import is_real_directory, read_regular
 from plugin_manager.errors import CorruptError
 from plugin_manager.model import PluginName, one_line, utc_text
 
@@ -62,6 +62,8 @@ class ActivityLog:
             "plugin": str(plugin or ""),
             "text": one_line(text)[:_LONGEST_TEXT],
         }
+        if not is_real_directory(self._path.parent):  # a link would lead elsewhere
+            return
         with suppress(OSError, ValueError):
             self._append(json.dumps(value).encode() + b"\n")
 

@@ -111,6 +111,14 @@ def test_where_it_cannot_be_written_nothing_happens(store: Path, kind: str) -> N
     assert elsewhere.read_text() == "mine"
 
 
+def test_no_link_leads_it_elsewhere(store: Path) -> None:
+    (store / "index").rmdir()
+    (store / "elsewhere").mkdir()
+    (store / "index").symlink_to(store / "elsewhere")
+    ActivityLog(store).record("installed", MAPS, "text", MOMENT)
+    assert list((store / "elsewhere").iterdir()) == []
+
+
 def test_a_line_is_json_whatever_it_says(store: Path) -> None:
     log = ActivityLog(store)
     log.record("refused", MAPS, 'a "quote", \x1b[31m and \ud800', MOMENT)
