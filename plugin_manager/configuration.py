@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from plugin_manager.errors import InvalidInputError, PluginManagerError, Refused
 from plugin_manager.model import parse_version
 from plugin_manager.settings import (
     DEFAULT_GRACE,
+    AgentPolicy,
     Limits,
     QueuePolicy,
     QuietHours,
@@ -210,6 +212,41 @@ def _quiet_hours(where: str, given: str) -> tuple[QuietHours, ...]:  # noqa: ARG
     return tuple(parse_quiet_hours(one) for one in given.split(",") if one.strip())
 
 
+def _webhook(where: str, given: str) -> str:
+    """An address to post to; errors do not show it, as it may be a secret by itself."""
+    try:
+        parts = urlsplit(given)
+        parts.port  # noqa: B018 - raises where the port is not a number
+    except ValueError:
+        parts = urlsplit("")
+    odd = not given.isprintable() or " " in given or "@" in parts.netloc
+    if odd or not parts.hostname or parts.scheme not in {"https", "http"}:
+        raise _no_webhook(where)
+    return given
+
+
+def _no_webhook(where: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{where}: is not an https address, or http of this machine",
+        remedy="Write for instance https://hooks.example.org/plugins, without credentials.",
+    )
+
+
+def _is_allowed_webhook(address: str, *, insecure_http: bool) -> bool:
+    parts = urlsplit(address)
+    here = parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    return not address or parts.scheme == "https" or here or insecure_http
+
+
+def _arguments(where: str, given: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{where}: {error}", remedy="Quote each argument as a shell would want it."
+        ) from None
+
+
 MAX_TOKENS_BYTES = 256 * 1024
 
 
@@ -320,11 +357,9 @@ OPTIONS: tuple[Option, ...] = (
         "how many generations the history keeps", "100", _count(2),
     ),
     Option(
-        "trial_attempts",
-        "PLUGINCTL_TRIAL_ATTEMPTS",
-        "how many attempts a release has, after an upgrade, to show that it works; 0: no trials",
-        "3",
-        _count(0),
+        "trial_attempts", "PLUGINCTL_TRIAL_ATTEMPTS",
+        "how many attempts a release has to show that it works after an upgrade, 0: no trials",
+        "3", _count(0),
     ),
     Option(
         "system_store", "PLUGINCTL_SYSTEM_STORE",
@@ -356,6 +391,57 @@ OPTIONS: tuple[Option, ...] = (
         _quiet_hours,
     ),
     Option("jobs", "PLUGINCTL_JOBS", "how many jobs run at a time", "3", _count(1)),
+    Option(
+        "agent_update_hours", "PLUGINCTL_AGENT_UPDATE_HOURS",
+        "how often the agent brings fresh metadata, in hours, 0: never", "6", _number,
+    ),
+    Option(
+        "agent_upgrades", "PLUGINCTL_AGENT_UPGRADES",
+        "what the agent does about new releases: off, notify, download or install", "notify",
+        _one_of("off", "notify", "download", "install"),
+    ),
+    Option(
+        "agent_cooldown_days", "PLUGINCTL_AGENT_COOLDOWN_DAYS",
+        "how many days old a release must be for that", "3", _number,
+    ),
+    Option(
+        "agent_scrub_days", "PLUGINCTL_AGENT_SCRUB_DAYS",
+        "how often the agent reads and checks every installed release, in days, 0: never", "30",
+        _number,
+    ),
+    Option(
+        "agent_scrub_rate", "PLUGINCTL_AGENT_SCRUB_RATE",
+        "how many bytes a second it reads for that at most", "20MB", _rate,
+    ),
+    Option(
+        "agent_repair", "PLUGINCTL_AGENT_REPAIR", "whether it mends the damage that it finds",
+        "yes", _switch,
+    ),
+    Option(
+        "agent_collect_hours", "PLUGINCTL_AGENT_COLLECT_HOURS",
+        "how often the agent removes what nobody needs, in hours, 0: never", "24", _number,
+    ),
+    Option(
+        "agent_idle_exit", "PLUGINCTL_AGENT_IDLE_EXIT",
+        "seconds without anything to do after which the agent ends", "it stays", _number,
+    ),
+    Option(
+        "agent_start", "PLUGINCTL_AGENT_START",
+        "whether commands with --background start an agent where none runs", "no", _switch,
+    ),
+    Option(
+        "agent_desktop", "PLUGINCTL_AGENT_DESKTOP",
+        "whether the agent shows notifications on the desktop", "yes", _switch,
+    ),
+    Option(
+        "agent_webhook", "PLUGINCTL_AGENT_WEBHOOK",
+        "https address that notifications are posted to", "none", _webhook, is_secret=True,
+    ),
+    Option(
+        "agent_command", "PLUGINCTL_AGENT_COMMAND",
+        "program, and its arguments, that gets each notification", "none", _arguments,
+        is_secret=True,
+    ),
     Option(
         "ca_bundle", "PLUGINCTL_CA_BUNDLE",
         "file with further certificate authorities for https", "the system's", _path,
@@ -629,6 +715,10 @@ def read(
     found = _found(flags, environment, file)
     values = {name: _value(_BY_NAME[name], *where) for name, where in found.items()}
     floor = values.get("min_free")
+    webhook = values.get("agent_webhook", "")
+    if not _is_allowed_webhook(webhook, insecure_http=values.get("insecure_http", False)):
+        raise _no_webhook(found["agent_webhook"][1])
+    agent = {field: values[name] for name, field in _AGENT_FIELDS.items() if name in values}
     queue, limits = QueuePolicy(), Limits()
     return Settings(
         store=values.get("store") or default_store(),
@@ -654,9 +744,26 @@ def read(
             metered=cast("Literal['allow', 'pause', 'ask']", values.get("metered", queue.metered)),
             quiet_hours=values.get("quiet_hours", queue.quiet_hours),
         ),
+        agent=AgentPolicy(**agent),
         ca_bundle=values.get("ca_bundle"),
         insecure_http=values.get("insecure_http", False),
     )
+
+
+_AGENT_FIELDS = {
+    "agent_update_hours": "update_hours",
+    "agent_upgrades": "upgrades",
+    "agent_cooldown_days": "cooldown_days",
+    "agent_scrub_days": "scrub_days",
+    "agent_scrub_rate": "scrub_bytes_per_second",
+    "agent_repair": "repair",
+    "agent_collect_hours": "collect_hours",
+    "agent_idle_exit": "idle_exit_seconds",
+    "agent_start": "start",
+    "agent_desktop": "desktop",
+    "agent_webhook": "webhook",
+    "agent_command": "command",
+}
 
 
 def default_store() -> Path:

@@ -18,6 +18,7 @@ from packaging.version import Version
 from plugin_manager.errors import InvalidInputError
 
 __all__ = [
+    "AgentPolicy",
     "Limits",
     "QueuePolicy",
     "QuietHours",
@@ -92,6 +93,32 @@ class QueuePolicy:
 
 
 @frozen
+class AgentPolicy:
+    """What an agent does unasked, and how it tells of it.
+
+    It brings metadata every `update_hours`, reads every installed release within `scrub_days` at
+    `scrub_bytes_per_second` at most and with `repair` mends what it finds, removes what nobody
+    needs every `collect_hours` (each 0: never). `upgrades` says what becomes of releases that are
+    older than `cooldown_days`. With `idle_exit_seconds` it ends after so long without work;
+    `start` lets commands start one. It tells through the `desktop`, an address that it posts to
+    and a command, whose arguments come one by one.
+    """
+
+    update_hours: float = 6.0
+    upgrades: Literal["off", "notify", "download", "install"] = "notify"
+    cooldown_days: float = 3.0
+    scrub_days: float = 30.0
+    scrub_bytes_per_second: int | None = 20_000_000
+    repair: bool = True
+    collect_hours: float = 24.0
+    idle_exit_seconds: float | None = None
+    start: bool = False
+    desktop: bool = True
+    webhook: str = field(default="", repr=False)  # such an address may be a secret by itself
+    command: tuple[str, ...] = field(default=(), repr=False)
+
+
+@frozen
 class Settings:
     """Everything a manager is told from outside; `repository` ends with "/" or is "".
 
@@ -120,6 +147,7 @@ class Settings:
     tokens: Mapping[str, str] = field(factory=dict, repr=False)
     max_bytes_per_second: int | None = None
     queue: QueuePolicy = field(factory=QueuePolicy)
+    agent: AgentPolicy = field(factory=AgentPolicy)
     ca_bundle: Path | None = None
     insecure_http: bool = False
 

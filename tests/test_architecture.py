@@ -15,6 +15,7 @@ PACKAGE = Path(plugin_manager.__file__).parent
 # Each part may import the parts in the rows below its own, and none in its own row.
 LEVELS = [
     {"cli"},
+    {"agent"},
     {"manager"},
     {"loader"},
     {"trust", "store", "transfer", "publishing", "_host", "_connection"},

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -41,6 +41,33 @@ __all__ = [
 
 _WORTH_TELLING_SECONDS = 1.5
 MOST_GENERATIONS = 10**15 - 1
+
+
+def background_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that can be left to the agent."""
+    command = click.option("--start-agent", is_flag=True, help="With --background: start one.")(
+        command
+    )
+    return click.option("--background", is_flag=True, help="Leave it to the agent.")(command)
+
+
+def _in_background(
+    action: Literal["install", "upgrade"],
+    requests: tuple[str, ...],
+    *,
+    dry_run: bool,
+    background: bool,
+    start_agent: bool,
+    as_json: bool,
+) -> bool:
+    """Whether that was wanted, and done."""
+    if (start_agent and not background) or (background and dry_run):
+        raise click.UsageError("--start-agent goes with --background, --dry-run does not.")
+    if background:
+        from plugin_manager.cli import _agent  # noqa: PLC0415 - it knows this module
+
+        _agent.submit(action, requests, start_agent=start_agent, as_json=as_json)
+    return background
 
 
 @contextmanager
@@ -121,22 +148,60 @@ def change(
 @click.command()
 @requests_argument
 @dry_run_option
+@background_options
 @json_option
-def install(requests: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def install(
+    requests: tuple[str, ...], dry_run: bool, background: bool, start_agent: bool, as_json: bool
+) -> None:
     """Install plugins, such as acme/maps or 'acme/maps>=2,<3', with what they require.
 
     What is already here is not fetched again, also after an interruption.
     """
+    if _in_background(
+        "install",
+        requests,
+        dry_run=dry_run,
+        background=background,
+        start_agent=start_agent,
+        as_json=as_json,
+    ):
+        return
     change(as_json, dry_run, lambda m: m.plan_install(*requests), lambda m: m.install(*requests))
 
 
 @click.command()
 @names_argument
 @dry_run_option
+@background_options
+@click.option("--offline", is_flag=True, help="To what was fetched ahead; ask nobody.")
 @json_option
-def upgrade(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def upgrade(
+    names: tuple[str, ...],
+    *,
+    dry_run: bool,
+    background: bool,
+    start_agent: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
     """Upgrade plugins (all, where none is named) to their newest fitting releases."""
-    change(as_json, dry_run, lambda m: m.plan_upgrade(*names), lambda m: m.upgrade(*names))
+    if offline and (background or start_agent):
+        raise click.UsageError("What is fetched already needs no background.")
+    if _in_background(
+        "upgrade",
+        names,
+        dry_run=dry_run,
+        background=background,
+        start_agent=start_agent,
+        as_json=as_json,
+    ):
+        return
+    change(
+        as_json,
+        dry_run,
+        lambda m: m.plan_upgrade(*names, offline=offline),
+        lambda m: m.upgrade(*names, offline=offline),
+    )
 
 
 @click.command()

@@ -135,8 +135,8 @@ def resume(job: str | None, as_json: bool) -> None:
             raise RefusedError(
                 f"{known} is running already", remedy="'pluginctl watch' shows how far it is."
             )
-        act = manager.install if known.action == "install" else manager.upgrade
-        return act(*known.requests)
+        acts = {"install": manager.install, "fetch": manager.fetch}
+        return acts.get(known.action, manager.upgrade)(*known.requests)
 
     change(as_json, dry_run=False, plan_only=carry_out, carry_out=carry_out)
 

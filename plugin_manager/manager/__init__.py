@@ -1,5 +1,6 @@
 """The use cases, wired: what `plugin_manager` offers to hosts and to the command line."""
 
+from plugin_manager.manager._activity import Activity, ActivityLog
 from plugin_manager.manager._events import Event, LoadAll, Trial
 from plugin_manager.manager._job import Job, ResumeStatus, Resumption
 from plugin_manager.manager._manager import PluginManager
@@ -10,6 +11,8 @@ from plugin_manager.manager._report import Inspection, Report
 from plugin_manager.store import JobState
 
 __all__ = [
+    "Activity",
+    "ActivityLog",
     "Cleanup",
     "Event",
     "Inspection",

@@ -9,6 +9,7 @@ its directory.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -16,7 +17,8 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from plugin_manager.bundle import Head
-from plugin_manager.errors import LockedError
+from plugin_manager.errors import LockedError, NoSpaceError
+from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._job import Follower, NoFollower
 from plugin_manager.manager._plan import Plan, Step
@@ -39,6 +41,12 @@ from plugin_manager.trust import Trust
 __all__ = ["Changes"]
 
 _MOVES = {"install", "upgrade", "downgrade"}
+_DONE = {
+    "install": "installed",
+    "upgrade": "upgraded",
+    "downgrade": "downgraded",
+    "uninstall": "uninstalled",
+}
 _LOOK_AGAIN_SECONDS = 0.2
 _TELLING_BYTES = 4_000_000  # less comes and goes too fast to tell how fast the network is
 
@@ -83,7 +91,9 @@ class Changes:
         timeout_seconds: float,
         trial_attempts: int,
         now: Callable[[], datetime],
+        activity: ActivityLog,
     ) -> None:
+        self._activity = activity
         self._store = store
         self._trials = Trials(store.directory)
         self._trial_attempts = trial_attempts
@@ -106,13 +116,15 @@ class Changes:
         follower: Follower | None = None,
         *,
         fitted: bool = True,
+        ahead: bool = False,
     ) -> tuple[Plan, Generation]:
         """Do what `planning()` says; returns the plan, and the generation that is then current.
 
         It is asked with the lock held, and again where the store has changed since. What it says
         is `fitted` to the room that there is now, or has to be. `follower` is told of what will
-        be fetched before anything is. Interrupted at any point it leaves everything as it was, and
-        what had arrived for the next attempt.
+        be fetched before anything is. `ahead`: only fetch it, for the same change another time,
+        changing nothing and evicting nothing for it. Interrupted at any point it leaves everything
+        as it was, and what had arrived for the next attempt.
         """
         plan: Plan | None = None
         follower = follower or NoFollower()
@@ -126,8 +138,12 @@ class Changes:
                     self._check(plan)
                     lacking = [step for step in plan.steps if self._lacks(step, staged)]
                     if not lacking:
+                        if ahead:
+                            for staging in staged.values():
+                                os.utime(staging.directory)  # by which its age is told
+                            return plan, self._store.current()
                         return plan, self._commit(plan, staged)
-                    plan = self._make_room(plan, fitted=fitted)
+                    plan = self._make_room(plan, fitted=fitted, ahead=ahead)
                     fitted = False
                     self._store.keep_heads(step.head_bytes for step in lacking)
                     follower.planned(plan)
@@ -203,10 +219,10 @@ class Changes:
                 if not step.bundle_path:
                     self._store.lease(step.after).close()  # it is still there
 
-    def _make_room(self, plan: Plan, *, fitted: bool = False) -> Plan:
+    def _make_room(self, plan: Plan, *, fitted: bool = False, ahead: bool = False) -> Plan:
         """The plan as it is now, room being made for it.
 
-        Raises NoSpaceError before anything is evicted.
+        Raises NoSpaceError before anything is evicted; with `ahead` where something would be.
         """
         while True:
             plan = plan if fitted else self._planner.fitted(plan)
@@ -214,12 +230,21 @@ class Changes:
             if plan.space is None:
                 return plan
             plan.space.require(self._store.directory)
+            if plan.space.evict and ahead:
+                raise NoSpaceError(
+                    "fetching ahead would evict what is installed",
+                    needed_bytes=plan.space.needed_bytes,
+                    free_bytes=plan.space.free_bytes,
+                    remedy="Free some space ('pluginctl evict'), or upgrade, which may evict.",
+                )
             if plan.space.evict:
                 self._try_fetching(plan)
             self._listener.making_room(plan.space)
             gone = self._housekeeping.evict(plan.space.evict)
             for one in gone:
                 _log.info("evicted %s", one.release)
+                note = f"{one.release} made room for another"
+                self._activity.record("evicted", one.release.plugin, note, self._now())
             # Not until the disk shows it: it may be late, and more would go for nothing. Only what
             # was loaded meanwhile, and stays, has to be made up for.
             if len(gone) == len(plan.space.evict):
@@ -248,6 +273,10 @@ class Changes:
         if changes:
             self._keep_trials(plan)
             generation = self._store.activate(changes, plan.action, self._now())
+            for step in plan.steps:
+                if step.kind in _DONE:
+                    kind, text = _done(plan, step)
+                    self._activity.record(kind, step.plugin, text, self._now())
         if placing or any(step.after is None for step in plan.steps):
             self._tidy()
         return generation
@@ -314,6 +343,13 @@ class Changes:
 def _head(step: Step) -> Head:
     assert step.head is not None
     return step.head
+
+
+def _done(plan: Plan, step: Step) -> tuple[str, str]:
+    """The word for what was done, and a few more; who goes back has said so, or failed."""
+    if plan.action.startswith("rollback "):
+        return "rolled-back", plan.action
+    return _DONE[step.kind], str(step)
 
 
 def _digest(step: Step) -> Digest:

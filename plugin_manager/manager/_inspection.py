@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -21,7 +21,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._planner import keep_chains, vouched
 from plugin_manager.manager._report import Inspection, Report
 from plugin_manager.manifest import File
-from plugin_manager.model import PluginName
+from plugin_manager.model import Digest, PluginName
 from plugin_manager.store import Active, Damage, Staging, Store
 from plugin_manager.trust import BundleTarget, Trust, Vouching
 
@@ -86,6 +86,19 @@ class Inspector:
             releases += [found for found in found_others if not _is_refused(found)]
         return Report(tuple(sentences), tuple(releases))
 
+    def scrub(self, pace: Callable[[int], None], done: Collection[Digest]) -> Iterator[Inspection]:
+        """Inspect all that is on disk but `done`, the active releases first; as slow as `pace`."""
+        chosen = self._chosen(())
+        others, _ = self._others(chosen, ())
+        if not chosen and not others:
+            return
+        vouching = self._trust.local()
+        for active in (*chosen, *others):
+            if active.digest not in done:
+                found = self._inspect(vouching, active, pace)
+                if active in chosen or not _is_refused(found):
+                    yield found
+
     def _others(
         self, chosen: Sequence[Active], plugins: Sequence[PluginName]
     ) -> tuple[list[Active], list[str]]:
@@ -106,11 +119,16 @@ class Inspector:
                 found.append(Active(release, place.digest))
         return sorted(found, key=lambda active: active.release), lost
 
-    def _inspect(self, vouching: Vouching, active: Active) -> Inspection:
+    def _inspect(
+        self, vouching: Vouching, active: Active, pace: Callable[[int], None] | None = None
+    ) -> Inspection:
         try:
             manifest = vouched(self._store, vouching, active).manifest
             with self._store.lease(active):
-                faults = self._store.faults(active, manifest, self._tag)
+                if pace:
+                    faults = self._store.faults_slowly(active, manifest, self._tag, pace)
+                else:
+                    faults = self._store.faults(active, manifest, self._tag)
         except PluginManagerError as error:
             return Inspection(active, error=error)
         return Inspection(active, tuple(faults))

@@ -143,14 +143,14 @@ def requests_text(
     action: str, requests: Sequence[str | PluginRequirement | PluginName]
 ) -> tuple[str, ...]:
     """Requests as they are recorded, each in one way and in order; raises InvalidInputError."""
-    if action not in {"install", "upgrade"}:
+    if action not in {"install", "upgrade", "fetch"}:
         raise InvalidInputError(
-            f"there are no jobs that {action!r}", remedy="Write 'install' or 'upgrade'."
+            f"there are no jobs that {action!r}", remedy="Write 'install', 'upgrade' or 'fetch'."
         )
-    if action == "install" and not requests:
+    if action != "upgrade" and not requests:
         raise InvalidInputError("nothing to install was named", remedy="Name a plugin.")
     parse: Callable[[str], object] = (
-        PluginRequirement.parse if action == "install" else PluginName.parse
+        PluginName.parse if action == "upgrade" else PluginRequirement.parse
     )
     return tuple(sorted({str(parse(str(request))) for request in requests}))
 

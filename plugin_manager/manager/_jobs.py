@@ -86,14 +86,16 @@ class Jobs:
     def submit(
         self,
         *requests: str | PluginRequirement,
-        action: Literal["install", "upgrade"] = "install",
+        action: Literal["install", "upgrade", "fetch"] = "install",
         priority: int = 5,
         group: str = "",
         bytes_per_second: int | None = None,
         metered: bool = False,
         deadline_seconds: float | None = None,
     ) -> Job:
-        """Follower that `requests` shall be installed (or, as names, upgraded); works at nothing.
+        """Record that `requests` shall be installed (or, as names, upgraded); works at nothing.
+
+        To `fetch` is all of an install but the change: a later one needs no network for its bytes.
 
         What is asked for again is the same job, with the wishes given now; where it had ended, or
         was paused, it is queued again. `priority` is from 0, the highest, to 10; of a `group` no

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,7 +31,9 @@ from plugin_manager.errors import (
     NotFoundError,
     PluginManagerError,
     RefusedError,
+    UntrustedError,
 )
+from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._events import Event, Events, LoadAll, Trial
 from plugin_manager.manager._plan import Cleanup, Plan, Step
@@ -40,6 +42,7 @@ from plugin_manager.model import (
     Host,
     PluginName,
     PluginRequirement,
+    Release,
     parse_version,
     size_text,
 )
@@ -65,6 +68,7 @@ from plugin_manager.store import (
 if TYPE_CHECKING:
     from plugin_manager.catalogue import Catalogue
     from plugin_manager.loader import LoadedPlugin
+    from plugin_manager.manager._activity import Activity
     from plugin_manager.manager._aio import AsyncJobs
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
@@ -75,7 +79,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._progress import Progress
     from plugin_manager.manager._remote import Remote
-    from plugin_manager.manager._report import Report
+    from plugin_manager.manager._report import Inspection, Report
     from plugin_manager.manifest import Manifest
     from plugin_manager.transfer import Transfer
     from plugin_manager.trust import Expiry, Trust
@@ -138,6 +142,7 @@ class PluginManager:
         self._shared_transfer = transfer
         self._control = control or Control()
         self._store = Store(settings.store)
+        self._activity = ActivityLog(settings.store)
         self._housekeeping = Housekeeping(self._store, settings.limits)
         self._system = Store(settings.system_store) if settings.system_store else None
 
@@ -281,6 +286,7 @@ class PluginManager:
             timeout_seconds=self.settings.lock_timeout_seconds,
             trial_attempts=self.settings.trial_attempts,
             now=self._now,
+            activity=self._activity,
         )
 
     @contextmanager
@@ -309,6 +315,10 @@ class PluginManager:
         own = self._store.current().active
         active = self._system.current().active
         return [one for plugin, one in sorted(active.items()) if plugin not in own]
+
+    def activity(self, limit: int = 100) -> list[Activity]:
+        """What happened in this store, the newest first; nobody vouches for it."""
+        return self._activity.read(limit)
 
     def history(self) -> list[Record]:
         """What made each generation up to the current one, newest first."""
@@ -436,6 +446,9 @@ class PluginManager:
         return Events(self._tell)
 
     def _tell(self, event: Event) -> None:
+        absent = isinstance(event.error, NotFoundError)
+        if event.kind in {"refused", "repaired", "confirmed"} and not absent:
+            self._note(event.kind, event.plugin, event.text)
         self.on_event(event)  # whichever it is by then
 
     def _heal(self, plugin: PluginName, error: PluginManagerError) -> Lease | None:
@@ -577,13 +590,18 @@ class PluginManager:
         with self._writing():
             return self._planner.install(wanted)
 
-    def plan_upgrade(self, *names: str | PluginName) -> Plan:
-        """What upgrading `names` (none: all that is not held) would do. Asks the repository."""
+    def plan_upgrade(self, *names: str | PluginName, offline: bool = False) -> Plan:
+        """What upgrading `names` (none: all that is not held) would do. Asks the repository.
+
+        `offline`: nobody is asked, and only what `fetch` brought ahead is chosen from.
+        """
         plugins = [self._store.active(_plugin(name)).release.plugin for name in names]
         self._require_source()
         with self._writing():
             everything = sorted(self._store.current().active)
-            return self._planner.upgrade(plugins or everything, named=bool(plugins))
+            return self._planner.upgrade(
+                plugins or everything, named=bool(plugins), offline=offline
+            )
 
     def plan_uninstall(self, *names: str | PluginName) -> Plan:
         """What uninstalling `names` would do; raises RefusedError where others require them."""
@@ -649,12 +667,29 @@ class PluginManager:
         with self.jobs.on_record("install", wanted, self._control) as follower:
             return self._change(lambda: self._planner.install(wanted), follower)
 
-    def upgrade(self, *names: str | PluginName) -> Plan:
+    def upgrade(self, *names: str | PluginName, offline: bool = False) -> Plan:
         """Upgrade as `plan_upgrade` says; returns the plan that was done."""
         plugins = [_plugin(name) for name in names]
         self._require_source()
         with self.jobs.on_record("upgrade", plugins, self._control) as follower:
-            return self._change(lambda: self.plan_upgrade(*names), follower)
+            return self._change(lambda: self.plan_upgrade(*names, offline=offline), follower)
+
+    def fetch(self, *requests: str | PluginRequirement) -> Plan:
+        """Fetch what installing `requests` would, and leave it at that; evicts nothing for it.
+
+        A later install of the same, or an offline upgrade, fetches no bundle any more. Kept for a
+        week, and for another each time that it is asked for.
+        """
+        wanted = _requirements(requests)
+        self._require_source()
+        with self.jobs.on_record("fetch", wanted, self._control) as follower:
+            return self._fetch(wanted, follower)
+
+    def _fetch(self, wanted: list[PluginRequirement], follower: Follower) -> Plan:
+        plan, _ = self._changes.carry_out(
+            lambda: self._planner.install(wanted), follower, ahead=True
+        )
+        return plan
 
     def uninstall(self, *names: str | PluginName) -> Plan:
         """Make plugins inactive; returns the plan.
@@ -712,6 +747,31 @@ class PluginManager:
         with self._writing():
             self._planner.update(plugins)
 
+    def head_digests(self, name: str | PluginName) -> Mapping[Release, Digest]:
+        """By release of a plugin, the digest of its head, as last fetched; no network.
+
+        It changes with any byte of the release.
+        """
+        vouching, digests = self._trust.local(), {}
+        for entry in vouching.catalogue(_plugin(name)).entries:
+            with suppress(NotFoundError, UntrustedError):  # listed, but nowhere to be had
+                digests[entry.release] = vouching.target(entry.release).head_digest
+        return digests
+
+    def another(self) -> PluginManager:
+        """Another manager of the same store and connections, for another thread."""
+        return PluginManager(
+            self.settings,
+            expiry=self._expiry,
+            now=self._now,
+            metered=self._metered,
+            transfer=self._remote.transfer,
+        )
+
+    def interrupt(self) -> None:
+        """Have what this manager does now, and later, raise CancelledError; from any thread."""
+        self._control.stop()
+
     # --- jobs ------------------------------------------------------------------------------------
 
     @cached_property
@@ -754,6 +814,8 @@ class PluginManager:
         if wish.action == "install":
             wanted = _requirements(wish.requests)
             other._change(lambda: other._planner.install(wanted), hooks)
+        elif wish.action == "fetch":
+            other._fetch(_requirements(wish.requests), hooks)
         else:
             other._change(lambda: other.plan_upgrade(*wish.requests), hooks)
 
@@ -786,9 +848,26 @@ class PluginManager:
 
         def repair() -> Report:
             with self._writing():
-                return self._inspector.repair(plugins)
+                report = self._inspector.repair(plugins)
+            for one in report.releases:
+                if not one.good:
+                    self._note("repaired", one.active.release.plugin, str(one.active.release))
+            return report
 
         return self._changes.patiently(repair)
+
+    def scrub(
+        self, pace: Callable[[int], None], done: Collection[Digest] = ()
+    ) -> Iterator[Inspection]:
+        """Inspect every release on disk but those whose heads are `done`, one after another.
+
+        Slowly: `pace(bytes)` is called before each few hundred kilobytes are read, from the disk
+        itself where the system lets go of what it has in memory; it may wait, or raise to stop.
+        """
+        return self._inspector.scrub(pace, done)
+
+    def _note(self, kind: str, plugin: PluginName | None, text: str) -> None:
+        self._activity.record(kind, plugin, text, self._now())
 
     @cached_property
     def _inspector(self) -> Inspector:
@@ -850,6 +929,8 @@ class PluginManager:
                 gone += self._housekeeping.evict(chosen)
                 left = max(wanted_bytes - (before - self.storage().release_bytes), 0)
             freed = before - self.storage().release_bytes
+        for one in gone:
+            self._note("evicted", one.release.plugin, f"{one.release} was asked to go")
         return Cleanup(evicted=tuple(gone), freed_bytes=freed)
 
     def plan_cleanup(self, *, unfinished: bool = False) -> Cleanup:
@@ -871,6 +952,8 @@ class PluginManager:
             garbage += self._trust_garbage(collect=True)
             over = self._housekeeping.plan_limits(now)
             evicted = self._housekeeping.evict(over.evict)
+        for one in evicted:
+            self._note("evicted", one.release.plugin, f"{one.release} was over the limits")
         freed = sum(one.size_bytes for one in garbage) + over.freed_bytes
         return Cleanup(tuple(garbage), tuple(evicted), freed, over.missing_bytes)
 

@@ -119,10 +119,13 @@ class Planner:
         action = "install " + ", ".join(str(requirement) for requirement in wanted)
         return self._online(action, wanted, upgrade=())
 
-    def upgrade(self, plugins: Sequence[PluginName], *, named: bool = True) -> Plan:
+    def upgrade(
+        self, plugins: Sequence[PluginName], *, named: bool = True, offline: bool = False
+    ) -> Plan:
         """What moving `plugins`, which are installed, to their newest would do.
 
         Where they are not `named`, but all that there are, one that cannot be had stays as it is.
+        `offline`: to the newest that are wholly on this disk, by the metadata that is.
         """
         active = self._store.current().active
         plugins = list(dict.fromkeys(plugins))
@@ -134,7 +137,7 @@ class Planner:
         )
         free = [plugin for plugin in plugins if plugin not in held]
         action = "upgrade " + ", ".join(str(plugin) for plugin in free)
-        plan = self._online(action, [], upgrade=free, named=named)
+        plan = self._online(action, [], upgrade=free, named=named, offline=offline)
         moved = {step.plugin for step in plan.steps}
         notes += tuple(
             f"{plugin} {', '.join(map(str, active[plugin].failed))} failed on trial here and is "
@@ -151,10 +154,12 @@ class Planner:
         upgrade: Collection[PluginName],
         *,
         named: bool = True,
+        offline: bool = False,
     ) -> Plan:
         generation = self._store.current()
         asked_for = {request.plugin for request in requests} | {*(upgrade if named else ())}
-        chosen = self._resolve(generation, requests, upgrade, asked_for)
+        resolve = self._resolve_here if offline else self._resolve
+        chosen = resolve(generation, requests, upgrade, asked_for)
         vouching = self._trust.local()
         # What is asked for, and what that requires, is brought back where it was evicted.
         asked: set[PluginName] = set()
@@ -262,6 +267,44 @@ class Planner:
                 host=self._host,
                 prefetch=update.prefetch,
             )
+
+    def _resolve_here(
+        self,
+        generation: Generation,
+        requests: Sequence[PluginRequirement],
+        upgrade: Iterable[PluginName],
+        _named: Collection[PluginName],
+    ) -> Mapping[PluginName, CatalogueEntry]:
+        """As `_resolve`, of what needs no network: installed, or fetched ahead."""
+        vouching = self._trust.local()
+
+        def is_here(release: Release) -> bool:
+            with suppress(CorruptError, InvalidInputError, NotFoundError):
+                active = Active(release, vouching.target(release).head_digest)
+                head = self._store.head(active.digest)
+                return self._store.has(active) or not self._needed(head).fetch_bytes
+            return False
+
+        def catalogue(plugin: PluginName) -> Catalogue:
+            whole = vouching.catalogue(plugin)
+            active = generation.active.get(plugin)
+            here = [
+                one
+                for one in whole.entries
+                if (active and one.release == active.release) or is_here(one.release)
+            ]
+            failed = active.failed if active else ()
+            return _passing_over(failed, evolve(whole, entries=tuple(here)))
+
+        active = generation.active
+        return resolver.resolve(
+            requests,
+            installed={plugin: one.release for plugin, one in active.items()},
+            held={plugin for plugin, one in active.items() if one.held},
+            upgrade=set(upgrade),
+            catalogue=catalogue,
+            host=self._host,
+        )
 
     def _steps(
         self, vouching: Vouching, moves: Sequence[tuple[Release, Active | None]]

@@ -143,7 +143,7 @@ class Wish:
     def parse(cls, document: Document, where: str) -> Self:
         """The wish in `document`; raises InvalidInputError."""
         document.check_format(_FORMAT, where)
-        action = document.parsed("action", _one_of("install", "upgrade"))
+        action = document.parsed("action", _one_of("install", "upgrade", "fetch"))
         requests = tuple(document.texts("requests"))
         submitted = document.parsed("submitted", _moment)
         want = document.parsed("want", _want)

@@ -57,7 +57,13 @@ from plugin_manager.store._staging import (
     survey,
 )
 from plugin_manager.store._usage import UsageLog
-from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
+from plugin_manager.store._verify import (
+    Fault,
+    foreign_files,
+    release_faults,
+    release_faults_slowly,
+    visible_faults,
+)
 
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
@@ -294,6 +300,13 @@ class Store:
         directory = self.release_directory(active.release, active.digest)
         found = release_faults(directory, manifest, manifest.files_for(tag))
         return sorted([*found, *foreign_files(directory, manifest)], key=lambda f: f.path)
+
+    def faults_slowly(
+        self, active: Active, manifest: Manifest, tag: str, pace: Callable[[int], None]
+    ) -> list[Fault]:
+        """As `faults`, but for foreign files; `pace(bytes)` before each chunk is read."""
+        directory = self.release_directory(active.release, active.digest)
+        return release_faults_slowly(directory, manifest, manifest.files_for(tag), pace)
 
     def visible_faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
         """Files that are missing or of another size or mode; hashes nothing."""

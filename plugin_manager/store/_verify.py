@@ -41,6 +41,7 @@ __all__ = [
     "open_verified",
     "read_verified",
     "release_faults",
+    "release_faults_slowly",
     "use_verified",
     "visible_faults",
 ]
@@ -680,6 +681,34 @@ def release_faults(
         for file in files
         if file.path in found and (tagged or not file.tag or found[file.path] is not Damage.MISSING)
     ]
+
+
+def release_faults_slowly(
+    directory: Path, manifest: Manifest, files: Iterable[File], pace: Callable[[int], None]
+) -> list[Fault]:
+    """As `release_faults`, on one processor and from the disk; `pace(bytes)` before each chunk."""
+    files = list(files)
+    faults = visible_faults(directory, files)
+    known = {fault.path for fault in faults}
+    for file in files:
+        path = f"{directory}/{file.path}"
+        if file.path in known or not os.path.lexists(path):  # a tagged one may be absent
+            continue
+        try:
+            with _open(path) as descriptor:
+                if hasattr(os, "posix_fadvise"):
+                    # What the system holds in memory may be good while the disk is not.
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                for chunk in manifest.chunks(file):
+                    pace(chunk.length)
+                    if any(_damaged(descriptor, [chunk])):
+                        faults.append(Fault(file.path, Damage.DAMAGED))
+                        break
+        except FileNotFoundError:
+            faults.append(Fault(file.path, Damage.MISSING))
+        except OSError:
+            faults.append(Fault(file.path, Damage.DAMAGED))
+    return faults
 
 
 def foreign_files(directory: Path, manifest: Manifest) -> list[Fault]:
