@@ -5,20 +5,25 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import io
 import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import safetensors.numpy
 
 from plugin_manager import PluginManager
 from tests.publishing.helpers import make_wheel
@@ -56,6 +61,26 @@ def run(document: Path, line: int, code: str, names: dict[str, Any]) -> None:
 
 # --- docs/loading.md ----------------------------------------------------------------------------
 
+
+def _made(save: Callable[[io.BytesIO], object]) -> bytes:
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
+def _zip(file: io.BytesIO) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("inside", "text")
+
+
+def _database() -> bytes:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE places (name)")
+        return database.serialize()
+
+
+_ARRAY = numpy.arange(6, dtype="float32")
+
 # What the page speaks of: installed, and only published.
 INSTALLED = {
     "acme/maps 2.1": (
@@ -63,6 +88,11 @@ INSTALLED = {
             "maps/__init__.py": "def show():\n    return 'a view'\n",
             "maps/style.css": "body { margin: 0 }\n",
             "weights.bin": os.urandom(300_000),
+            "places.db": _database(),
+            "model.safetensors": safetensors.numpy.save({"weights": _ARRAY}),
+            "array.raw": _ARRAY.tobytes(),
+            "array.npy": _made(lambda file: numpy.save(file, _ARRAY)),
+            "data.zip": _made(_zip),
         },
         '[entry-points."app.views"]\nmap = "maps:show"',
     )
