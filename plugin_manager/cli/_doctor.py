@@ -8,9 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import click
@@ -362,19 +361,16 @@ def _python(manager: PluginManager) -> Iterator[Finding]:
 
 
 def _agent(manager: PluginManager) -> Iterator[Finding]:
-    if not find_spec("plugin_manager.agent"):
-        return
-    from importlib import import_module  # noqa: PLC0415 - this store may be without
+    from plugin_manager.agent import status as status_of  # noqa: PLC0415
 
-    status: Any = import_module("plugin_manager.agent").status(manager.settings.store)
+    status = status_of(manager.settings.store)
     if status.running:
         yield Finding("agent", "good", f"process {status.pid} {status.doing}".rstrip())
     else:
         yield Finding("agent", "note", "none runs: nothing is updated or checked by itself")
-    if findings := status.scrub_findings:
-        yield Finding(
-            "agent", "problem", f"its last scrub found: {findings}", "Run 'pluginctl repair'."
-        )
+    if findings := [one for one in status.scrub_findings if not one.endswith("; mended")]:
+        text = f"its last scrub found: {', '.join(findings)}"
+        yield Finding("agent", "problem", text, "Run 'pluginctl repair'.")
 
 
 # --- there ---------------------------------------------------------------------------------------

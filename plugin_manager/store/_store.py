@@ -6,6 +6,7 @@
     staging/<digest>/       see _staging
     jobs/<id>/              see _jobs: what is to be fetched, and how that stands
     trials/<digest>/        see _trials: what was upgraded to, and has yet to show that it works
+    agent/                  see plugin_manager.agent: its lock, its state, its logs
     index/                  see _usage and _contents: helps to decide, is never the truth
     trust/                  the trust module's own
     lock, lock-holder       see _lock
