@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from zlib import crc32
 
 from attrs import frozen
 
@@ -112,7 +113,7 @@ def publish(
     name, version = release.split()
     source = world.directory / "sources" / name / version
     (source / "files").mkdir(parents=True)
-    (source / "files" / "data.bin").write_bytes(noise(size_bytes, len(release)))
+    (source / "files" / "data.bin").write_bytes(noise(size_bytes, crc32(release.encode())))
     lines = [f'name = "{name}"', f'version = "{version}"', f"summary = {json.dumps(summary)}", more]
     text = "\n".join(["[plugin]", *lines, "[requires]", requires])
     (source / "plugin.toml").write_text(text)

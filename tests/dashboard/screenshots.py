@@ -43,7 +43,7 @@ SIZES = {
     "globex/ocr": 3_000_000,
 }
 MOST_BYTES = 150_000
-WIDE, PHONE = {"width": 1280, "height": 880}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1280, "height": 1040}, {"width": 390, "height": 844}
 
 
 def main() -> None:
@@ -75,10 +75,10 @@ def populate(world: World) -> PluginManager:
     manager.upgrade("acme/themes")
     manager.confirm("acme/themes")
     manager.pin("acme/voices")
-    world.withdraw("acme/themes 1.1", "blocked", "Sends the clipboard to a server. Use 1.0.")
-    world.withdraw("globex/fonts 1.0", "yanked", "Two weights are mixed up; 1.1 follows.")
     published(world, "acme/translate 1.1", "acme/maps 1.1", "acme/maps 2.0")
     manager.upgrade("acme/translate")
+    world.withdraw("acme/themes 1.1", "blocked", "Sends the clipboard to a server. Use 1.0.")
+    world.withdraw("globex/fonts 1.0", "yanked", "Two weights are mixed up; 1.1 follows.")
     manager.update()
     tamper(manager, "acme/search", "data.bin")
     return manager
@@ -87,7 +87,7 @@ def populate(world: World) -> PluginManager:
 def take(world: World, target: Path) -> None:
     manager = populate(world)
     job = manager.jobs.submit("globex/charts")
-    policy = AgentPolicy(scrub_days=0, update_hours=0, collect_hours=0, desktop=False)
+    policy = AgentPolicy(scrub_days=0, update_hours=6, collect_hours=0, desktop=False)
     settings = evolve(manager.settings, max_bytes_per_second=3_000_000)
     environment = {"PLUGINCTL_TRIAL_ATTEMPTS": "3"}
     with (
@@ -140,10 +140,11 @@ def wait_for_percent(visit: Visit, plugin: str, percent: int) -> None:
 
 
 def save(visit: Visit, path: Path) -> None:
-    """A picture of what is to be seen, with few colours, which these pictures have."""
+    """A picture of the top of the page, in 256 colours, of which rare ones are kept."""
+    visit.page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
     time.sleep(0.4)  # what moves comes to rest
     picture = Image.open(io.BytesIO(visit.page.screenshot())).convert("RGB")
-    few = picture.quantize(128, dither=Image.Dither.NONE)
+    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, 4, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     size = path.stat().st_size
     sys.stdout.write(f"{path.name}: {size} bytes\n")

@@ -344,9 +344,10 @@ function storagePanel(storage) {
   const byPlugin = [...sizes].sort((a, b) => b[1] - a[1]);
   const own = byPlugin.reduce((sum, [, bytes]) => sum + bytes, 0);
   const shared = Math.max(storage.release_bytes - own, 0);
-  const segments = byPlugin.slice(0, 6).map(([name, bytes]) => ({ name, bytes, tone: `hue-${hue(name)}` }));
-  const rest = byPlugin.slice(6).reduce((sum, [, bytes]) => sum + bytes, 0);
-  if (rest) segments.push({ name: `${byPlugin.length - 6} more plugins`, bytes: rest, tone: "rest" });
+  const shown = byPlugin.length === 7 ? 7 : 6; // nobody wants to read of one more
+  const segments = byPlugin.slice(0, shown).map(([name, bytes]) => ({ name, bytes, tone: `hue-${hue(name)}` }));
+  const rest = byPlugin.slice(shown).reduce((sum, [, bytes]) => sum + bytes, 0);
+  if (rest) segments.push({ name: `${byPlugin.length - shown} more plugins`, bytes: rest, tone: "rest" });
   if (shared) segments.push({ name: "Shared by several", bytes: shared, tone: "shared" });
   if (storage.unfinished_bytes) segments.push({ name: "Unfinished downloads", bytes: storage.unfinished_bytes, tone: "unfinished" });
   if (storage.record_bytes) segments.push({ name: "Records", bytes: storage.record_bytes, tone: "records" });
@@ -407,7 +408,7 @@ function activityPanel(model) {
   const shown = model.activity.slice(0, 12);
   return panel("activity", "Activity",
     shown.length
-      ? h("ol", { class: "events", tabindex: "0", "aria-label": "What happened lately" }, shown.map((one, index) => h("li", { key: `${one.when} ${index}`, class: one.kind }, h("span", { class: "what" }, h("bdi", {}, one.text)), time(one.when))))
+      ? h("ol", { class: "events", tabindex: "0", "aria-label": "What happened lately" }, shown.map((one, index) => h("li", { key: `${one.when} ${index}`, class: one.kind }, h("span", { class: "what" }, h("bdi", {}, one.plugin && one.text.startsWith(one.plugin) ? one.text : capital(one.text))), time(one.when))))
       : h("p", { class: "muted" }, "Nothing has happened yet."));
 }
 
@@ -514,12 +515,12 @@ export function roomQuestion(card, job, room, view) {
       : h("div", {},
         fits
           ? h("p", {}, `${card.plugin} needs ${sizeText(room.space.needed_bytes)}, which fits.`)
-          : h("p", {}, room.space ? `${card.plugin} needs ${sizeText(room.space.needed_bytes)} and lacks ${sizeText(lacking)}, also when all that may go is gone.` : (job.error?.message ?? "")),
+          : h("p", {}, room.space ? `${card.plugin} needs ${sizeText(room.space.needed_bytes)} and lacks ${sizeText(lacking)}, even once everything that may go is gone.` : (job.error?.message ?? "")),
         !fits && (room.ways.length
           ? h("ul", { class: "ways" }, room.ways.map((way) => {
             const [label, verb] = WAYS[way.kind](way);
             return h("li", { key: `${way.kind} ${way.plugin}` },
-              h("div", {}, h("strong", {}, label), h("p", { class: "muted numbers" }, `${verb ? "would let go" : "takes"} ${sizeText(way.bytes)}`)),
+              h("div", {}, h("strong", {}, label), h("p", { class: "muted numbers" }, `${verb ? "frees" : "takes"} ${sizeText(way.bytes)}`)),
               verb
                 ? h("button", { type: "button", class: "button secondary small", "data-action": "free", "data-kind": way.kind, "data-plugin": way.plugin ?? "", "aria-disabled": view.busy.has("free") ? "true" : null, "aria-label": `${verb}: ${label}` }, verb)
                 : h("span", { class: "muted" }, "Close it first"));
