@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Cleanup,
         Inspection,
         Job,
+        Offer,
         Plan,
         PluginManager,
         Progress,
@@ -43,6 +44,7 @@ __all__ = [
     "job_json",
     "last_loaded",
     "list_json",
+    "offer_json",
     "plan_json",
     "progress_json",
     "record_json",
@@ -373,4 +375,35 @@ def activity_json(activity: Activity) -> dict[str, Any]:
         "kind": activity.kind,
         "plugin": str(activity.plugin) if activity.plugin else None,
         "text": activity.text,
+    }
+
+
+def offer_json(offer: Offer) -> dict[str, Any]:
+    """An offer as a JSON value."""
+    about = offer.about
+    return {
+        "plugin": str(offer.plugin),
+        "summary": about.summary,
+        "description": about.description,
+        "license": about.license,
+        "homepage": about.homepage,
+        "newest": offer.newest and str(offer.newest),
+        "newest_any": offer.newest_any and str(offer.newest_any),
+        "reasons": list(offer.reasons),
+        "active": offer.active and active_json(offer.active),
+        "outdated": offer.outdated,
+        "yanked": offer.yanked,
+        "blocked": offer.blocked,
+        "older": offer.older,
+        "releases": [
+            {
+                "version": str(one.version),
+                "platform": str(one.platform),
+                "size_bytes": one.size_bytes,
+                "yanked": one.yanked,
+                "blocked": one.blocked,
+                "reasons": list(one.reasons),
+            }
+            for one in offer.releases
+        ],
     }

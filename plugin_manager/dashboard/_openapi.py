@@ -216,6 +216,14 @@ OPERATIONS: tuple[Operation, ...] = (
         _look(lambda service: service.plugins()),
     ),
     Operation(
+        "offers",
+        "GET",
+        "/api/offers",
+        "What there is to have, as `pluginctl search`",
+        {"type": "array", "items": reference("Offer")},
+        _look(lambda service: service.offers()),
+    ),
+    Operation(
         "show",
         "GET",
         "/api/plugins/{publisher}/{plugin}",

@@ -60,6 +60,34 @@ _CHANGE: Schema = {
     "before": nullable(reference("Active")),
     "after": nullable(reference("Active")),
 }
+_OFFER: Schema = {
+    "plugin": _TEXT,
+    "summary": _TEXT,
+    "description": _TEXT,
+    "license": _TEXT,
+    "homepage": _TEXT,
+    "newest": nullable(_TEXT),
+    "newest_any": nullable(_TEXT),
+    "reasons": _TEXTS,
+    "active": nullable(reference("Active")),
+    "outdated": _FLAG,
+    "yanked": _TEXT,
+    "blocked": _TEXT,
+    "older": _COUNT,
+    "releases": {
+        "type": "array",
+        "items": _table(
+            {
+                "version": _TEXT,
+                "platform": _TEXT,
+                "size_bytes": _COUNT,
+                "yanked": _TEXT,
+                "blocked": _TEXT,
+                "reasons": _TEXTS,
+            }
+        ),
+    },
+}
 
 SCHEMAS: Schema = {
     "Active": _table(_ACTIVE),
@@ -278,36 +306,17 @@ SCHEMAS: Schema = {
             "damaged": _each("Inspection"),
         }
     ),
+    "Offer": _table(_OFFER),
     "Card": _table(
         {
-            "plugin": _TEXT,
-            "summary": _TEXT,
-            "description": _TEXT,
-            "license": _TEXT,
-            "homepage": _TEXT,
+            **_OFFER,
             "state": _TEXT,
             "reason": _TEXT,
-            "active": nullable(reference("Active")),
-            "newest": nullable(_TEXT),
-            "newest_any": nullable(_TEXT),
             "previous": nullable(_TEXT),
             "size_bytes": nullable(_COUNT),
             "job": nullable(_TEXT),
             "trial": nullable(reference("Trial")),
             "actions": _TEXTS,
-            "releases": {
-                "type": "array",
-                "items": _table(
-                    {
-                        "version": _TEXT,
-                        "platform": _TEXT,
-                        "size_bytes": _COUNT,
-                        "yanked": _TEXT,
-                        "blocked": _TEXT,
-                        "reasons": _TEXTS,
-                    }
-                ),
-            },
         }
     ),
     "State": _table(

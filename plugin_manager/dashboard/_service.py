@@ -159,6 +159,11 @@ class Service:
         with self._make_manager() as manager:
             return values.list_json(manager)
 
+    def offers(self) -> list[Value]:
+        """What there is to have, as `pluginctl search --json` tells it."""
+        with self._make_manager() as manager:
+            return [values.offer_json(offer) for offer in manager.offers()]
+
     def plugin(self, name: str) -> Value:
         """A plugin, as `pluginctl show --json` tells it."""
         with self._make_manager() as manager:

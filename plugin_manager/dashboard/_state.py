@@ -9,7 +9,7 @@ from typing import Any
 from attrs import field, frozen
 from packaging.version import Version
 
-from plugin_manager._values import active_json, trial_json
+from plugin_manager._values import offer_json, trial_json
 from plugin_manager.manager import Inspection, Job, JobState, Offer, Trial
 from plugin_manager.model import PluginName, PluginRequirement
 from plugin_manager.store import Active, Record, Storage
@@ -63,32 +63,14 @@ def _card(known: Known, offer: Offer, job: Job | None) -> dict[str, Any]:
     state, reason = _state(known, offer, job)
     previous = _previous(known.records, active) if active else None
     return {
-        "plugin": str(plugin),
-        "summary": offer.about.summary,
-        "description": offer.about.description,
-        "license": offer.about.license,
-        "homepage": offer.about.homepage,
+        **offer_json(offer),
         "state": state.value,
         "reason": reason,
-        "active": active and active_json(active),
-        "newest": str(offer.newest) if offer.newest else None,
-        "newest_any": str(offer.newest_any) if offer.newest_any else None,
         "previous": str(previous) if previous else None,
         "size_bytes": _size_bytes(offer),
         "job": job.id if job else None,
         "trial": trial_json(known.trials.get(plugin)),
         "actions": _actions(offer, state, job, can_roll_back=previous is not None),
-        "releases": [
-            {
-                "version": str(one.version),
-                "platform": str(one.platform),
-                "size_bytes": one.size_bytes,
-                "yanked": one.yanked,
-                "blocked": one.blocked,
-                "reasons": list(one.reasons),
-            }
-            for one in offer.releases
-        ],
     }
 
 

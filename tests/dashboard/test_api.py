@@ -192,6 +192,7 @@ def test_a_whole_life_is_as_described(populated: World, checked: Checked) -> Non
     checked.get("/api/history")
     checked.get("/api/plugins")
     checked.get("/api/storage")
+    checked.get("/api/offers")
     checked.post("/api/uninstall", {"names": ["acme/maps"]})
     assert checked.card("acme/maps")["state"] == "available"
     for method, path, body, status in (
@@ -232,6 +233,7 @@ def test_values_are_those_that_the_command_prints(populated: World, client: Clie
     manager.install("acme/maps==1.0", "globex/fonts")
     manager.pin("globex/fonts")
     assert client.get("/api/plugins") == pluginctl(populated, "list")
+    assert client.get("/api/offers") == pluginctl(populated, "search")
     assert client.get("/api/history") == pluginctl(populated, "history")
     assert client.get("/api/jobs") == pluginctl(populated, "jobs")
     assert client.get("/api/plugins/acme/maps") == pluginctl(populated, "show", "acme/maps")
