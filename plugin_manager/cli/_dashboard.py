@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import webbrowser
 
 import click
@@ -44,6 +45,7 @@ def dashboard(port: int, no_browser: bool) -> None:
     session.say(f"The dashboard of {settings.store} is at", f"  {served.link()}")
     session.say("The link is good for one browser. Ctrl-C ends the dashboard.")
     session.aside(f"For programs: Authorization: Bearer {served.token}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     if not no_browser:
         webbrowser.open(served.link())
     served.run()

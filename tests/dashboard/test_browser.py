@@ -403,7 +403,7 @@ def test_dark_follows_the_system_until_it_is_chosen(
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [320, 390, 820])
+@pytest.mark.parametrize("width", [320, 820])
 def test_a_narrow_screen_shows_everything(
     many: World, visitor: Visitor, serve: Server, width: int
 ) -> None:
