@@ -189,7 +189,8 @@ class Agent:
             upkeep.join(_STOPPED_SECONDS)
             self._tell_of_jobs(self._jobs())
             self._notifier.close()
-            self._set(doing="")
+            if lock.intact:  # what was removed is not made again
+                self._set(doing="")
             _log.info("the agent of %s ends", self._store)
 
     # --- attending to the queue ------------------------------------------------------------------

@@ -205,6 +205,7 @@ def test_a_store_that_is_gone_ends_it(world: World) -> None:
     agent.store.rename(agent.store.with_name("elsewhere"))
     thread.join(30)
     assert not thread.is_alive()
+    assert not agent.store.exists()  # and it was not made again
 
 
 def test_a_store_that_cannot_be_written_to_is_said_so(world: World) -> None:
