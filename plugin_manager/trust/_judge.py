@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define, frozen
 from tuf.api.exceptions import RepositoryError
@@ -36,7 +36,6 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager import index as index_format
-from plugin_manager.bundle import Head, parse_custom, read_head
 from plugin_manager.catalogue import Catalogue, catalogue_path
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, UntrustedError
@@ -52,6 +51,9 @@ from plugin_manager.trust._values import (
     root_file,
     root_version,
 )
+
+if TYPE_CHECKING:
+    from plugin_manager.bundle import Head
 
 __all__ = ["Chain", "Publisher", "next_root", "pinned_root"]
 
@@ -317,6 +319,8 @@ class Publisher:
                 release=str(release),
                 remedy=f"Upgrade {release.plugin}.",
             )
+        from plugin_manager.bundle import parse_custom  # noqa: PLC0415 - looking does without zstd
+
         where = f"{self.where}: {path}"
         head = parse_custom(entry.custom, where, bundle_length=entry.length)
         hashes = Document(entry.hashes, "hashes")
@@ -339,6 +343,8 @@ class Publisher:
         A signed digest alone would not do: the publisher may have signed a release of one plugin
         under the name of another, or a catalogue that promises what the manifest does not.
         """
+        from plugin_manager.bundle import read_head  # noqa: PLC0415 - as above
+
         entry = catalogue.entry(release)
         if entry is None:
             raise UntrustedError(

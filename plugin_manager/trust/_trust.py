@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from plugin_manager.bundle import Head
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES, Catalogue, catalogue_path
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
@@ -50,6 +49,7 @@ from plugin_manager.trust._values import (
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # a re-export
 
+    from plugin_manager.bundle import Head
     from plugin_manager.trust._client import Client
     from plugin_manager.trust._judge import Chain, Publisher
 

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 PLACES = (
-    "root", "timestamp", "snapshot", "targets", "publisher", "catalogue", "head", "body",
+    "root", "timestamp", "snapshot", "targets", "publisher", "catalogue", "index", "head", "body",
 )  # fmt: skip
 """What a client asks for, in this order; a bundle's head and its body are two."""
 
@@ -176,6 +176,8 @@ def _place(path: str, exchange: Exchange) -> str:
         return "head" if exchange.request.range(1)[0] == 0 else "body"
     if name.endswith("catalogue.json"):
         return "catalogue"
+    if name.endswith("plugins.json"):
+        return "index"
     return name.removesuffix(".json").rpartition(".")[2].partition("-")[0]
 
 
