@@ -116,7 +116,7 @@ class Service:
             records = read(manager.history, [])
             evicted = read(manager.evicted, [])
             self._known = Known(
-                offers=read(manager.offers, ()),
+                offers=read(manager.offers, self._known.offers),
                 evicted={one.release.plugin for one in evicted},
                 trials=read(manager.trials, {}),
                 records=records,

@@ -45,9 +45,12 @@ function redraw() {
   });
 }
 
+let focusedCard = null; // the plugin of the card that holds the focus, or held it until it was redrawn
+
 function paint() {
   const focused = document.activeElement;
-  const nearby = focused?.closest("[data-plugin-card], #detail, #ask");
+  const dialog = focused?.closest("#detail, #ask");
+  if (focused !== document.body) focusedCard = focused?.closest("[data-plugin-card]")?.dataset.pluginCard ?? null;
   document.documentElement.dataset.theme = view.theme;
   render(element("top"), draw.top(model, view));
   render(element("alerts"), draw.alerts(model, view));
@@ -56,9 +59,9 @@ function paint() {
   paintDialogs();
   paintToasts();
   // A button that was pressed may be gone for what it did: whoever uses the keyboard stays near.
-  if (nearby?.isConnected && !focused.isConnected) {
-    (nearby.querySelector(".details, h2[tabindex]") ?? nearby.querySelector("button"))?.focus();
-  }
+  if (document.activeElement !== document.body) return;
+  if (dialog?.open) dialog.querySelector("h2[tabindex], button")?.focus();
+  else if (focusedCard) document.querySelector(`[data-plugin-card="${focusedCard}"] .details`)?.focus();
 }
 
 /** Above an open dialog too, which everything else lies behind. */
@@ -263,6 +266,10 @@ document.addEventListener("click", (event) => {
   // A click beside a dialog closes it.
   if (event.target === element("detail")) act({ action: "close" });
   if (event.target === element("ask")) act({ action: "close-ask" });
+});
+
+document.addEventListener("pointerdown", () => {
+  focusedCard = null; // who points needs no focus
 });
 
 document.addEventListener("input", (event) => {

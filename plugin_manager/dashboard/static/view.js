@@ -267,7 +267,7 @@ function cardOf(card, model, view) {
     h("p", { class: "summary", dir: "auto" }, h("bdi", {}, card.summary || "No description.")),
     ["downloading", "installing", "paused", "queued", "waiting"].includes(card.state) && progressOf(card, job),
     reasonOf(card, job, busy),
-    h("div", { class: "actions" },
+    h("div", { class: "actions", key: "actions" },
       actions.map((action, index) => button(action, card, busy, { kind: index === 0 && ["install", "upgrade", "repair", "fetch", "room", "resume", "rollback", "retry"].includes(action) ? "primary" : "secondary" })),
       card.state === "incompatible" && h("button", { type: "button", class: "button secondary", disabled: true, "aria-label": `Install: ${card.plugin} (${card.reason})` }, "Install"),
       h("button", { type: "button", key: "details", class: "button quiet details", "data-action": "details", "data-plugin": card.plugin, "aria-label": `Details: ${card.plugin}` }, "Details")));
