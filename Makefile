@@ -21,7 +21,7 @@ WORKERS := auto
 ARGS :=
 UPGRADE :=
 
-.PHONY: help setup demo terminal-session test check lint types lock bench crash-test hostile soak clean distclean
+.PHONY: help setup demo terminal-session test check lint types lock bench crash-test hostile soak screenshots clean distclean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -76,6 +76,7 @@ check: ## Lint, types and tests
 
 lock: setup ## Write requirements-dev.txt anew (UPGRADE=1 for the newest versions)
 	@$(BIN)/uv pip compile --system-certs --universal --extra publisher --extra desktop \
+	    --extra dashboard \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	    --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    --output-file requirements-dev.txt pyproject.toml requirements-dev.in
@@ -96,6 +97,9 @@ soak: setup ## Install a thousand times through a server that fails one request 
 
 hostile: setup ## Install from servers that do everything wrong, at random (ARGS="--rounds 500 --seed 1")
 	@$(BIN)/python -m tests.hostile $(ARGS)
+
+screenshots: setup ## Take the pictures of docs/dashboard.md anew
+	@$(BIN)/python -m tests.dashboard.screenshots $(ARGS)
 
 clean: ## Remove what tests, tools and the demo left behind
 	@rm -rf .demo .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist build keys/*.json

@@ -15,6 +15,8 @@ PACKAGE = Path(plugin_manager.__file__).parent
 # Each part may import the parts in the rows below its own, and none in its own row.
 LEVELS = [
     {"cli"},
+    {"dashboard"},
+    {"_values"},
     {"agent"},
     {"manager"},
     {"loader"},
@@ -82,6 +84,8 @@ def test_imports_point_downward(path: Path) -> None:
         ("manager", "def f():\n    from plugin_manager import publishing"),
         ("manager", "from plugin_manager.store import _files"),
         ("cli", "from plugin_manager.store._store import Store"),
+        ("manager", "from plugin_manager.dashboard import Dashboard"),
+        ("dashboard", "from plugin_manager.cli import main"),
     ],
 )
 def test_control_a_wrong_import_is_found(part: str, source: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import click
 
 from plugin_manager import agent as agents
+from plugin_manager._values import agent_json, job_json
 from plugin_manager.cli._client import json_option, open_manager
-from plugin_manager.cli._jobs import job_json
 from plugin_manager.cli._output import Session, clean
 from plugin_manager.durable import read_regular, write_atomically
 from plugin_manager.errors import (
@@ -61,7 +61,7 @@ def run(log: Path | None, as_json: bool) -> None:
     with open_manager(session) as manager:
         _begin_log(log)
         agents.Agent(manager, own_process=True).run(stop)
-    session.result(lambda: status_json(agents.status(manager.settings.store)))
+    session.result(lambda: agent_json(agents.status(manager.settings.store)))
 
 
 class _Plain(logging.Formatter):
@@ -91,7 +91,7 @@ def start(as_json: bool) -> None:
     with open_manager(session) as manager:
         before = agents.status(manager.settings.store)
         status = _start(manager.settings)
-    session.result(status_json(status))
+    session.result(agent_json(status))
     verb = "runs already" if before.running else "runs now"
     session.tell(f"the agent {verb}: {_who(status)}")
 
@@ -168,7 +168,7 @@ def stop(timeout: float, as_json: bool) -> None:
         status = agents.status(store)
         if status.running:
             _stop(store, status, timeout)
-    session.result(status_json(agents.status(store)))
+    session.result(agent_json(agents.status(store)))
     session.tell("the agent has ended" if status.running else "no agent runs")
 
 
@@ -201,7 +201,7 @@ def status_(as_json: bool) -> None:
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         status = agents.status(manager.settings.store)
-    session.result(status_json(status))
+    session.result(agent_json(status))
     if status.running:
         since = f" since {utc_text(status.since)}" if status.since else ""
         session.say(f"agent        runs{since}: {_who(status)}")
@@ -212,26 +212,6 @@ def status_(as_json: bool) -> None:
         session.say(f"{word:12} {utc_text(moment) if moment else 'never'}")
     for finding in status.scrub_findings:
         session.say(f"found        {finding}")
-
-
-def status_json(status: agents.AgentStatus) -> dict[str, Any]:
-    """How an agent is doing, as a JSON value."""
-    moments = {
-        name: utc_text(moment) if moment else None
-        for name, moment in (
-            ("since", status.since),
-            ("last_update", status.last_update),
-            ("last_scrub", status.last_scrub),
-        )
-    }
-    return {
-        "running": status.running,
-        "pid": status.pid,
-        "embedded": status.embedded,
-        "doing": status.doing,
-        **moments,
-        "scrub_findings": list(status.scrub_findings),
-    }
 
 
 def _who(status: agents.AgentStatus) -> str:
@@ -355,7 +335,7 @@ def submit(
             status = _start(manager.settings)
         else:
             status = agents.status(manager.settings.store)
-    session.result({"job": job_json(job), "agent": status_json(status)})
+    session.result({"job": job_json(job), "agent": agent_json(status)})
     session.tell(f"job {job.id[:8]}: {job}, {job.state.value}")
     if status.running:
         session.tell(f"the agent works at it; 'pluginctl watch {job.id[:8]}' shows how far it is")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 from attrs import frozen
 
+from plugin_manager._values import history_json, trial_json
 from plugin_manager.cli import _output
 from plugin_manager.cli._options import (
     dry_run_option,
@@ -283,7 +284,7 @@ def list_(as_json: bool) -> None:
             {
                 **_output.active_json(one.active),
                 "passed_over": [str(version) for version in one.active.failed],
-                "trial": _trial_json(one.trial),
+                "trial": trial_json(one.trial),
                 "on_disk": one.on_disk,
                 "system": one.system,
             }
@@ -323,13 +324,6 @@ def _marks(active: Active, trial: Trial | None) -> dict[str, object]:
     }
 
 
-def _trial_json(trial: Trial | None) -> dict[str, Any] | None:
-    if trial is None:
-        return None
-    previous = trial.previous and str(trial.previous.version)
-    return {"attempts": trial.attempts, "of": trial.of, "previous": previous}
-
-
 @click.command()
 @name_argument
 @json_option
@@ -365,7 +359,7 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
         "summary": catalogue.summary,
         "active": active and _output.active_json(active),
         "passed_over": [str(version) for version in active.failed] if active else [],
-        "trial": _trial_json(trial),
+        "trial": trial_json(trial),
         "path": str(path) if path else None,
         "releases": [
             {
@@ -530,9 +524,7 @@ def history(number: int | None, as_json: bool) -> None:
             return
         records = manager.history()
     current = records[0].number if records else 0
-    session.result(
-        [{**_output.record_json(record), "current": record.number == current} for record in records]
-    )
+    session.result(history_json(records))
     width = len(str(current))
     for record in records:
         mark = "*" if record.number == current else " "

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import click
 
+from plugin_manager._values import job_json
 from plugin_manager.cli import _output
 from plugin_manager.cli._client import change, open_manager
 from plugin_manager.cli._options import json_option, known_jobs
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import RefusedError
-from plugin_manager.manager import Job, JobState, Plan, PluginManager, Progress
+from plugin_manager.manager import Job, JobState, Plan, PluginManager
 from plugin_manager.model import size_text, utc_text
 
 __all__ = ["COMMANDS"]
@@ -43,34 +43,6 @@ def _row(job: Job) -> tuple[str, ...]:
     progress = job.progress
     done = f"{progress.percent}% of {size_text(progress.total_bytes)}" if progress else "-"
     return job.id[:8], job.state.value, str(job.priority), done, str(job), job.why
-
-
-def job_json(job: Job) -> dict[str, Any]:
-    """A job as a JSON value."""
-    return {
-        "id": job.id,
-        "action": job.action,
-        "requests": list(job.requests),
-        "state": job.state.value,
-        "why": job.why,
-        "priority": job.priority,
-        "group": job.group,
-        "submitted": utc_text(job.submitted),
-        "retry_at": utc_text(job.retry_at) if job.retry_at else None,
-        "progress": job.progress and progress_json(job.progress),
-        "error": _output.error_json(job.error) if job.error else None,
-    }
-
-
-def progress_json(progress: Progress) -> dict[str, Any]:
-    """How far a job is, as a JSON value."""
-    return {
-        **progress.render(),
-        "percent": progress.percent,
-        "seconds_left": progress.seconds_left,
-        "state": progress.state,
-        "transfers": [progress_json(one) for one in progress.transfers],
-    }
 
 
 @click.command()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from plugin_manager.cli import _output
+from plugin_manager._values import offer_json
 from plugin_manager.cli._client import open_manager
 from plugin_manager.cli._options import json_option, offered_argument
 from plugin_manager.cli._output import Session, marked
 from plugin_manager.manager import Offer, Offered
 from plugin_manager.model import one_line, size_text
 
-__all__ = ["COMMANDS", "offer_json"]
+__all__ = ["COMMANDS"]
 
 _MOST_RELEASES = 10
 
@@ -142,37 +140,6 @@ def _outdated(offer: Offer) -> tuple[str, ...]:
     }
     release = offer.active.release
     return str(release.plugin), str(release.version), str(offer.newest), marked(marks)
-
-
-def offer_json(offer: Offer) -> dict[str, Any]:
-    """An offer as a JSON value."""
-    about = offer.about
-    return {
-        "plugin": str(offer.plugin),
-        "summary": about.summary,
-        "description": about.description,
-        "license": about.license,
-        "homepage": about.homepage,
-        "newest": offer.newest and str(offer.newest),
-        "newest_any": offer.newest_any and str(offer.newest_any),
-        "reasons": list(offer.reasons),
-        "active": offer.active and _output.active_json(offer.active),
-        "outdated": offer.outdated,
-        "yanked": offer.yanked,
-        "blocked": offer.blocked,
-        "older": offer.older,
-        "releases": [
-            {
-                "version": str(one.version),
-                "platform": str(one.platform),
-                "size_bytes": one.size_bytes,
-                "yanked": one.yanked,
-                "blocked": one.blocked,
-                "reasons": list(one.reasons),
-            }
-            for one in offer.releases
-        ],
-    }
 
 
 COMMANDS = [search, info, outdated]

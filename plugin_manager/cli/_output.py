@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from plugin_manager._values import (
+    EXIT_CODES,
+    active_json,
+    error_json,
+    exit_code,
+    plan_json,
+    record_json,
+    report_json,
+    resident_json,
+)
 from plugin_manager.errors import PluginManagerError
-from plugin_manager.model import size_text, utc_text
+from plugin_manager.model import size_text
 
 if TYPE_CHECKING:
-    from plugin_manager.manager import Inspection, Plan, Report
-    from plugin_manager.store import Active, Change, Record, Resident, SpacePlan
+    from plugin_manager.store import Change, SpacePlan
 
 __all__ = [
     "AS_JSON",
@@ -37,31 +46,6 @@ __all__ = [
     "table",
     "time_text",
 ]
-
-# Documented in docs/operating.md; a family keeps its number for ever.
-EXIT_CODES = {
-    "error": 1,
-    "invalid-input": 3,
-    "not-found": 4,
-    "conflict": 5,
-    "incompatible": 6,
-    "refused": 7,
-    "blocked": 8,
-    "network": 9,
-    "locked": 10,
-    "untrusted": 11,
-    "expired": 12,
-    "corrupt": 13,
-    "store": 14,
-    "no-space": 15,
-    "evicted": 16,
-    "cancelled": 17,
-}
-
-
-def exit_code(error: PluginManagerError) -> int:
-    """The documented exit code of an error's family."""
-    return EXIT_CODES.get(error.family, 1)
 
 
 def clean(text: str) -> str:
@@ -164,69 +148,6 @@ def colour_wanted(environment: Mapping[str, str]) -> bool | None:
     return False if environment.get("TERM") == "dumb" else None
 
 
-def error_json(error: PluginManagerError) -> dict[str, Any]:
-    """An error as a JSON value; a plan that does not fit is `space`, as it is of a plan."""
-    context = {key: value for key, value in error.context.items() if value not in (None, ())}
-    if plan := context.pop("plan", None):
-        context["space"] = space_json(cast("SpacePlan", plan))
-    return {
-        "family": error.family,
-        "exit_code": exit_code(error),
-        "message": error.message,
-        "remedy": error.remedy,
-        **context,
-    }
-
-
-def active_json(active: Active) -> dict[str, Any]:
-    """An active release as a JSON value."""
-    return {
-        "plugin": str(active.release.plugin),
-        "version": str(active.release.version),
-        "platform": str(active.release.platform),
-        "head": str(active.digest),
-        "held": active.held,
-        "pinned": active.pinned,
-    }
-
-
-def plan_json(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
-    """A plan as a JSON value."""
-    return {
-        "action": plan.action,
-        "dry_run": dry_run,
-        "steps": [
-            {
-                "kind": step.kind,
-                "plugin": str(step.plugin),
-                "before": step.before and active_json(step.before),
-                "after": step.after and active_json(step.after),
-                "fetch_bytes": step.needed.fetch_bytes,
-                "copy_bytes": step.needed.copy_bytes,
-                "share_bytes": step.needed.share_bytes,
-            }
-            for step in plan.steps
-        ],
-        "notes": list(plan.notes),
-        "seconds": plan.seconds,
-        "space": space_json(plan.space) if plan.space else None,
-    }
-
-
-def space_json(space: SpacePlan) -> dict[str, Any]:
-    """A space plan as a JSON value."""
-    return {
-        "needed_bytes": space.needed_bytes,
-        "used_bytes": space.used_bytes,
-        "budget_bytes": space.budget_bytes,
-        "free_bytes": space.free_bytes,
-        "floor_bytes": space.floor_bytes,
-        "evict": [resident_json(resident) for resident in space.evict],
-        "freed_bytes": space.freed_bytes,
-        "missing_bytes": space.missing_bytes,
-    }
-
-
 def space_text(space: SpacePlan) -> str:
     """A space plan in a line."""
     text = f"needs {size_text(space.needed_bytes)} at its peak"
@@ -234,36 +155,6 @@ def space_text(space: SpacePlan) -> str:
         going = [f"{one.release} ({size_text(one.total_bytes)})" for one in space.evict]
         text += f"; evicts {shortened(going)}, which frees {size_text(space.freed_bytes)}"
     return text
-
-
-def resident_json(resident: Resident) -> dict[str, Any]:
-    """A release on disk as a JSON value."""
-    return {
-        "plugin": str(resident.release.plugin),
-        "version": str(resident.release.version),
-        "platform": str(resident.release.platform),
-        "head": str(resident.digest) if resident.digest else None,
-        "kept": resident.kept.value,
-        "pinned": resident.pinned,
-        "total_bytes": resident.total_bytes,
-    }
-
-
-def record_json(record: Record) -> dict[str, Any]:
-    """What made a generation, as a JSON value."""
-    return {
-        "number": record.number,
-        "created": utc_text(record.created),
-        "action": record.action,
-        "changes": [
-            {
-                "plugin": str(change.plugin),
-                "before": change.before and active_json(change.before),
-                "after": change.after and active_json(change.after),
-            }
-            for change in record.changes
-        ],
-    }
 
 
 def change_text(change: Change) -> str:
@@ -310,25 +201,6 @@ def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[st
         ).rstrip()
         for row in rows
     ]
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """What verifying or repairing found, as a JSON value."""
-    return {
-        "good": report.good,
-        "records": list(report.records),
-        "releases": [inspection_json(inspection) for inspection in report.releases],
-    }
-
-
-def inspection_json(inspection: Inspection) -> dict[str, Any]:
-    """What verifying found, as a JSON value."""
-    return {
-        **active_json(inspection.active),
-        "good": inspection.good,
-        "faults": [{"path": f.path, "damage": f.damage.value} for f in inspection.faults],
-        "error": error_json(inspection.error) if inspection.error else None,
-    }
 
 
 def time_text(seconds: float | None) -> str:

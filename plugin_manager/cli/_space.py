@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import click
 
+from plugin_manager._values import cleanup_json, eviction_places, last_loaded, storage_json
 from plugin_manager.cli._client import (
     change,
     dry_run_option,
@@ -16,11 +14,11 @@ from plugin_manager.cli._client import (
     name_argument,
     open_manager,
 )
-from plugin_manager.cli._output import Session, active_json, marked, resident_json
+from plugin_manager.cli._output import Session, marked
 from plugin_manager.manager import Cleanup, PluginManager
-from plugin_manager.model import Release, one_line, size_text, utc_text
+from plugin_manager.model import Release, one_line, size_text
 from plugin_manager.settings import parse_size
-from plugin_manager.store import Resident, Storage
+from plugin_manager.store import Storage
 
 __all__ = ["COMMANDS"]
 
@@ -35,7 +33,7 @@ def storage(as_json: bool) -> None:
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         found = manager.storage()
-    session.result(lambda: _storage_json(found))
+    session.result(lambda: storage_json(found))
     session.say(
         f"used       {size_text(found.used_bytes)}: "
         f"releases {size_text(found.release_bytes)}, "
@@ -60,7 +58,7 @@ _HEADS = ("PLUGIN", "RELEASE", "TOTAL", "UNIQUE", "SHARED", "LAST LOADED", "KEPT
 
 
 def _rows(storage: Storage) -> list[tuple[str, ...]]:
-    places = _places(storage)
+    places = eviction_places(storage)
     rows = []
     for one, unique in zip(storage.residents, storage.unique_bytes, strict=True):
         marks = {
@@ -72,7 +70,7 @@ def _rows(storage: Storage) -> list[tuple[str, ...]]:
             size_text(one.total_bytes),
             size_text(unique),
             size_text(one.total_bytes - unique),
-            (_last_loaded(one) or "never")[:10],
+            (last_loaded(one) or "never")[:10],
             marked(marks),
             str(places.get(one.directory, "-")),
         )
@@ -91,48 +89,6 @@ def _place_in_list(release: Release) -> tuple[object, ...]:
     return plugin.publisher, plugin.name, release.version
 
 
-def _places(storage: Storage) -> dict[Path, int]:
-    """Each release's place in the order of eviction, from 1; what is loaded has none."""
-    going = [one.directory for one in storage.order if one.directory not in storage.leased]
-    return {directory: place for place, directory in enumerate(going, 1)}
-
-
-def _last_loaded(resident: Resident) -> str | None:
-    seconds = resident.usage.loaded_at
-    if seconds is None:
-        return None
-    try:
-        return utc_text(datetime.fromtimestamp(seconds, UTC))
-    except (ValueError, OverflowError, OSError):  # a clock, or a file, that told nonsense
-        return None
-
-
-def _storage_json(storage: Storage) -> dict[str, Any]:
-    places = _places(storage)
-    return {
-        "used_bytes": storage.used_bytes,
-        "budget_bytes": storage.budget_bytes,
-        "free_bytes": storage.free_bytes,
-        "floor_bytes": storage.floor_bytes,
-        "available_bytes": storage.available_bytes,
-        "release_bytes": storage.release_bytes,
-        "unfinished_bytes": storage.unfinished_bytes,
-        "record_bytes": storage.record_bytes,
-        "releases": [
-            {
-                **resident_json(one),
-                "unique_bytes": unique,
-                "shared_bytes": one.total_bytes - unique,
-                "last_loaded": _last_loaded(one),
-                "loaded_now": one.directory in storage.leased,
-                "eviction_order": places.get(one.directory),
-            }
-            for one, unique in zip(storage.residents, storage.unique_bytes, strict=True)
-        ],
-        "evicted": [active_json(active) for active in storage.evicted],
-    }
-
-
 # --- making room ---------------------------------------------------------------------------------
 
 
@@ -148,18 +104,7 @@ def _remove(
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
         done = plan_only(manager) if dry_run else carry_out(manager)
-    session.result(
-        {
-            "dry_run": dry_run,
-            "garbage": [
-                {"kind": one.kind, "name": one.name, "size_bytes": one.size_bytes}
-                for one in done.garbage
-            ],
-            "evicted": [resident_json(one) for one in done.evicted],
-            "freed_bytes": done.freed_bytes,
-            "missing_bytes": done.missing_bytes,
-        }
-    )
+    session.result(cleanup_json(done, dry_run=dry_run))
     tell = session.say if dry_run else session.tell
     for garbage in done.garbage:
         # Whoever named it: a name with a line break must not look like a line of ours.

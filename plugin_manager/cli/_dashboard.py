@@ -1,0 +1,54 @@
+"""The command that shows a store in the browser."""
+
+from __future__ import annotations
+
+import signal
+import webbrowser
+
+import click
+from attrs import evolve
+
+from plugin_manager.cli._client import open_manager
+from plugin_manager.cli._output import Session
+from plugin_manager.errors import InvalidInputError
+from plugin_manager.manager import PluginManager
+
+__all__ = ["COMMANDS"]
+
+_LOCK_SECONDS = 30.0  # a page that waits for ever looks broken
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Of this machine. [any free one]"
+)
+@click.option("--no-browser", is_flag=True, help="Only print the link.")
+def dashboard(port: int, no_browser: bool) -> None:
+    """Show plugins, downloads and space in the browser, and steer them there.
+
+    Only this machine reaches it, and only with the link that is printed, which is good for one
+    browser. Works at queued jobs, unless the store has an agent. Ctrl-C ends it.
+    """
+    try:
+        from plugin_manager.dashboard import Dashboard  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"the dashboard needs {error.name}",
+            remedy="Run pip install 'plugin-manager[dashboard]'.",
+        ) from error
+    session = Session(as_json=False)
+    with open_manager(session) as manager:
+        settings = manager.settings
+    if settings.lock_timeout_seconds < 0:
+        settings = evolve(settings, lock_timeout_seconds=_LOCK_SECONDS)
+    served = Dashboard(lambda: PluginManager(settings), port)
+    session.say(f"The dashboard of {settings.store} is at", f"  {served.link()}")
+    session.say("The link is good for one browser. Ctrl-C ends the dashboard.")
+    session.aside(f"For programs: Authorization: Bearer {served.token}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    if not no_browser:
+        webbrowser.open(served.link())
+    served.run()
+
+
+COMMANDS = [dashboard]

@@ -1,0 +1,109 @@
+"""Who may talk to the dashboard: a secret of this start, from a page of this very address.
+
+Other users of this machine reach its ports, and so do web sites, through the browser of whoever
+visits them. Three things keep them out. The name that was asked for must be this machine's own (a
+site that points its own name at 127.0.0.1 is refused). A request that names its page must come from
+ours. And each request needs either the token, or a session, which has two halves: a cookie that no
+script can read, and a key that the page keeps for its own address. Browsers send cookies to every
+port of a host, so that a cookie alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections.abc import Mapping
+
+from attrs import frozen
+
+__all__ = ["COOKIE", "KEY_HEADER", "Access", "Session", "refusal"]
+
+COOKIE = "plugin-manager-session"
+KEY_HEADER = "x-session-key"
+_SECRET_BYTES = 32
+_MOST_SESSIONS = 32
+_MOST_SECRET = 200
+_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII)
+
+
+@frozen
+class Session:
+    """The two halves of what a page proves itself with."""
+
+    cookie: str
+    key: str
+
+
+class Access:
+    """The secrets of one start. `token` stays good; `code` can be exchanged once.
+
+    A command that opens a browser shows its arguments to every user of the machine: what stands in
+    them is good for one exchange only, which the browser makes at once.
+    """
+
+    def __init__(self) -> None:
+        self.token = secrets.token_urlsafe(_SECRET_BYTES)
+        self._lock = threading.Lock()
+        self._codes: set[str] = set()
+        self._sessions: dict[str, str] = {}
+
+    def new_code(self) -> str:
+        """A secret that `exchange` takes once."""
+        with self._lock:
+            code = secrets.token_urlsafe(_SECRET_BYTES)
+            self._codes.add(code)
+            return code
+
+    def exchange(self, secret: str) -> Session | None:
+        """A new session for the token, or for a code that was not used yet; else None."""
+        with self._lock:
+            used = [code for code in self._codes if _same(code, secret)]
+            if not used and not _same(self.token, secret):
+                return None
+            self._codes.difference_update(used)
+            session = Session(
+                secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+            )
+            while len(self._sessions) >= _MOST_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))  # the oldest
+            self._sessions[session.cookie] = session.key
+            return session
+
+    def allows(self, *, bearer: str, cookie: str, key: str) -> bool:
+        """Whether a request has the token, or both halves of one session."""
+        if _same(self.token, bearer):
+            return True
+        with self._lock:
+            sessions = list(self._sessions.items())
+        # Each is looked at, whichever matches: how long it takes tells nothing.
+        found = [_same(known, cookie) & _same(its_key, key) for known, its_key in sessions]
+        return any(found)
+
+
+def _same(secret: str, given: str) -> bool:
+    """Whether they are equal, found in a time that tells nothing of `secret`."""
+    if not given.isascii() or len(given) > _MOST_SECRET:
+        return False
+    return secrets.compare_digest(secret, given)
+
+
+def refusal(method: str, headers: Mapping[str, str], *, is_page: bool = False) -> str:
+    """Why a request is refused whatever its secrets; "" where it is not.
+
+    `headers` by their names in small letters; `is_page`: it asks for what holds no data and changes
+    nothing, to which other pages may link.
+    """
+    host = headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        return "this is not a name of this machine"
+    if is_page:
+        return ""
+    origin = headers.get("origin")
+    if origin is not None and origin != f"http://{host}":
+        return "the request comes from another page"
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return "the request comes from another page"
+    if method not in {"GET", "HEAD"} and origin is None and "authorization" not in headers:
+        return "a change needs an Origin, or the token as Authorization"
+    return ""
