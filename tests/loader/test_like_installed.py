@@ -126,9 +126,9 @@ QUESTIONS = {
     "pkgutil": """
         import pkgutil, demo, demo_space
         walked = pkgutil.walk_packages(demo.__path__, "demo.")
-        out["walked"] = sorted((m.name, m.ispkg) for m in walked if "__main__" not in m.name)
+        out["walked"] = sorted((m.name, m.ispkg) for m in walked)
         spaced = pkgutil.iter_modules(demo_space.__path__)
-        out["space"] = sorted((m.name, m.ispkg) for m in spaced if "__main__" not in m.name)
+        out["space"] = sorted((m.name, m.ispkg) for m in spaced)
         out["data"] = pkgutil.get_data("demo", "data/words.txt").decode()
         out["resolved"] = pkgutil.resolve_name("demo.part:Thing.use").__qualname__
         out["loader"] = type(pkgutil.get_loader("demo.part")).__name__ != "NoneType"
@@ -150,7 +150,7 @@ QUESTIONS = {
     """,
     "python -m": """
         import contextlib, io, runpy
-        for name in ("demo", "demo.tool", "demo.sub.deep"):
+        for name in ("demo", "demo.tool", "demo.sub.deep", "demo_space"):
             sys.argv = ["x", "--flag"]
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
@@ -192,20 +192,6 @@ DIFFERENT = {
         """
         import demo, importlib.util
         out["missing"] = importlib.util.find_spec("demo.none") is None
-        """,
-    ),
-    "__main__ among the modules": (
-        "it is not listed",
-        """
-        import demo, pkgutil
-        out["names"] = sorted(m.name for m in pkgutil.iter_modules(demo.__path__))
-        """,
-    ),
-    "a namespace package with a __main__": (
-        "it is not found",
-        """
-        import runpy
-        out["name"] = runpy.run_module("demo_space", run_name="__main__")["__package__"]
         """,
     ),
 }

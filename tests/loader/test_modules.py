@@ -174,6 +174,17 @@ def test_a_module_runs_as_a_script(loading, capsys):
     plugin.unload()
 
 
+def test_a_main_at_the_top_is_not_the_process_s_own(loading):
+    main = sys.modules["__main__"]
+    for name in ("demo", "other"):
+        files = {"__main__.py": "raise SystemExit\n", "__main__/part.py": "", f"{name}.py": ""}
+        plugin = loading(files, name=f"acme/{name} 1.0")
+        with pytest.raises(ModuleNotFoundError):
+            plugin.import_module("__main__")
+        assert plugin.import_module(name)
+    assert importlib.import_module("__main__") is main
+
+
 def test_reloading_a_module_reads_it_again(loading):
     plugin = loading({"demo.py": "count = globals().get('count', 0) + 1\n"})
     demo = plugin.import_module("demo")
