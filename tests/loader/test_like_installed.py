@@ -67,6 +67,9 @@ QUESTIONS = {
             out["lines"] = stream.readlines()
         with r.as_file(top / "data" / "words.txt") as path:
             out["copy"] = path.read_text(), path.name.endswith("words.txt")
+        with r.as_file(top / "data") as path:
+            out["tree"] = path.name, sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+            out["bytes"] = (path / "more" / "blob.bin").read_bytes().hex()
         out["space"] = (r.files("demo_space") / "inner" / "note.txt").read_text()
         out["inner"] = r.files("demo_space.inner").joinpath("note.txt").read_text()
         try:
@@ -179,14 +182,6 @@ QUESTIONS = {
 
 # What differs, each with its reason.
 DIFFERENT = {
-    "a directory as files": (
-        "Python 3.11 takes only real paths of directories",
-        """
-        import importlib.resources as r
-        with r.as_file(r.files("demo") / "data") as path:
-            out["tree"] = sorted(p.name for p in path.rglob("*"))
-        """,
-    ),
     "whether a module is there": (
         "the finder raises, so that no other one looks into the release's directory",
         """
@@ -196,8 +191,8 @@ DIFFERENT = {
     ),
 }
 KNOWN = [
-    pytest.param(script, marks=[] if "3.11" in why and sys.version_info >= (3, 12) else
-                 pytest.mark.xfail(strict=True, raises=AssertionError, reason=why), id=name)
+    pytest.param(script, id=name,
+                 marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=why))
     for name, (why, script) in DIFFERENT.items()
 ]  # fmt: skip
 

@@ -311,6 +311,27 @@ def test_resources_for_this_interpreter_count_where_they_are_installed(loading):
     assert names == {"__init__.py", "slow.bin"}
 
 
+def test_a_directory_as_files_is_a_verified_copy(loading):
+    plugin = loading(RESOURCES)
+    plugin.import_module("demo")
+    drop = plugin.directory / "demo" / "data" / "dropped.bin"
+    drop.write_bytes(b"unsigned")
+    signed = {path for path in plugin.files if path.startswith("demo/")}
+    with importlib.resources.as_file(importlib.resources.files("demo")) as path:
+        assert path.name == "demo"
+        assert not path.is_relative_to(plugin.directory)
+        copied = {f"demo/{one.relative_to(path)}" for one in path.rglob("*") if one.is_file()}
+        assert copied == signed
+        assert all((path.parent / name).read_bytes() == plugin.read(name) for name in copied)
+    assert not path.parent.exists()
+    (plugin.directory / "demo" / "plain.txt").write_text("text e!\n")
+    with (
+        pytest.raises(CorruptError, match=r"demo/plain\.txt"),
+        importlib.resources.as_file(importlib.resources.files("demo")),
+    ):
+        pass
+
+
 def test_changed_resources_are_refused(loading):
     plugin = loading(RESOURCES)
     plugin.import_module("demo")

@@ -278,6 +278,12 @@ def _by_copy(plugin: LoadedPlugin) -> bytes:
         return copy.read_bytes()
 
 
+def _by_copy_of_directory(plugin: LoadedPlugin) -> bytes:
+    plugin.import_module("demo")
+    with importlib.resources.as_file(importlib.resources.files("demo")) as copy:
+        return (copy / "data.bin").read_bytes()
+
+
 DATA_WAYS: dict[str, Callable[[LoadedPlugin], bytes | None]] = {
     "read": lambda plugin: plugin.read("demo/data.bin"),
     "memoryview": lambda plugin: bytes(plugin.memoryview("demo/data.bin", copy=True)),
@@ -286,6 +292,7 @@ DATA_WAYS: dict[str, Callable[[LoadedPlugin], bytes | None]] = {
     "seeking": _by_seeking,
     "resources": _by_resources,
     "copy": _by_copy,
+    "copy of a directory": _by_copy_of_directory,
     "pkgutil": lambda plugin: pkgutil.get_data("demo", "data.bin"),
 }
 
