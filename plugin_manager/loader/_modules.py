@@ -6,7 +6,7 @@ extension module before source before bytecode, and a directory without any is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from enum import Enum, auto
 from importlib import machinery
 from typing import NamedTuple
@@ -57,7 +57,7 @@ def find(tree: Tree, directory: str, name: str) -> Module | None:
 
 def listed(tree: Tree, directory: str) -> Iterator[tuple[str, Module]]:
     """Each name in `directory` that can be imported, once, with its module."""
-    seen = {"__init__", "__main__", "__pycache__"}
+    seen = {"__init__", "__pycache__"}
     for entry in tree.children.get(directory, []):
         name = entry
         if not tree.is_directory(join(directory, entry)):
@@ -81,13 +81,19 @@ class Contents(NamedTuple):
 
 
 def contents(tree: Tree, root: str) -> Contents:
-    """What the release brings below the directory `root`."""
+    """What the release brings below the directory `root`, without the process's own `__main__`."""
+    return _below(tree, root, {"__main__"})
+
+
+def _below(tree: Tree, directory: str, skipped: Set[str] = frozenset()) -> Contents:
     found = Contents({}, {})
-    for name, module in listed(tree, root):
+    for name, module in listed(tree, directory):
+        if name in skipped:
+            continue
         if module.kind is not Kind.NAMESPACE:
             found.modules[name] = module.path
             continue
-        inner = contents(tree, module.path)
+        inner = _below(tree, module.path)
         if inner.modules:  # else it is a directory of data, which is nobody's name
             found.namespaces[name] = module.path
             found.modules.update((f"{name}.{key}", path) for key, path in inner.modules.items())

@@ -52,16 +52,13 @@ def load(
     in use any more: after the unloading of this plugin and of those that share modules with it.
 
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
-    that is not as signed, or `directory` where it is not a directory itself, and
+    that is not as signed, or `directory` where it is missing or no directory itself, and
     ModuleConflictError where the release brings a module or a distribution that this process has
     already, both before anything has changed. Threads may load at the same time.
     """
-    _check_directory(manifest, directory)
-    # Resolved, so that a module's place is the same in whatever way the host spells the store.
-    # Not by Path.resolve, which raises RuntimeError for links in a circle.
     tree = Tree(
         manifest,
-        Path(os.path.realpath(directory)),
+        _real(manifest, directory),
         verified_at_load=verify == "all",
         imported=imported,
     )
@@ -81,14 +78,21 @@ def load(
     return LoadedPlugin(source, confirmed)
 
 
-def _check_directory(manifest: Manifest, directory: Path) -> None:
-    """Raise CorruptError where `directory` is a link, which leads out of the store, or a file."""
+def _real(manifest: Manifest, directory: Path) -> Path:
+    """`directory` with the links on the way resolved, so that modules have one place each.
+
+    Raises CorruptError where it is itself a link, which leads out of the store, a file or missing.
+    """
+    # Itself it is not resolved, or it could be swapped for a link after it was found to be none.
+    above, name = os.path.split(os.path.abspath(directory))  # noqa: PTH100 - resolves no link
     try:
-        if stat.S_ISDIR(directory.lstat().st_mode):
-            return
+        # Not by Path.resolve, which raises RuntimeError for links in a circle.
+        real = Path(os.path.realpath(above), name)
+        if stat.S_ISDIR(real.lstat().st_mode):
+            return real
         what = "is not a directory"
     except FileNotFoundError:
-        return  # every file is missing then, and named
+        what = "is missing"
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
     release = manifest.release

@@ -5,8 +5,14 @@ from __future__ import annotations
 import io
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import resources
 from importlib.resources.abc import Traversable, TraversableResources
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from plugin_manager.loader._tree import Tree, join
@@ -19,7 +25,7 @@ class Resource(Traversable):
 
     `os.fspath` gives the place on disk, for code that takes what `files` returns for a path: that
     file was verified when the plugin was loaded, or is now where it was not, but not when it is
-    opened. `as_file` gives a temporary copy of bytes verified now.
+    opened. `as_file` gives a temporary copy, of a directory too, of bytes verified now.
     """
 
     def __init__(self, portions: Sequence[tuple[Tree, str]]) -> None:
@@ -114,3 +120,29 @@ class ResourceReader(TraversableResources):
     def files(self) -> Resource:
         """The package's directory."""
         return self._resource
+
+
+if sys.version_info < (3, 12):  # whose `as_file` takes files only, and real paths
+    _generic: Any = resources.as_file  # a single-dispatch function, which typeshed does not say
+    _file_as_file: Callable[[Resource], AbstractContextManager[Path]] = _generic.dispatch(object)
+
+    def _as_file(resource: Resource) -> AbstractContextManager[Path]:
+        return (_directory_as_file if resource.is_dir() else _file_as_file)(resource)
+
+    _generic.register(Resource, _as_file)
+
+    @contextmanager
+    def _directory_as_file(resource: Resource) -> Iterator[Path]:
+        with TemporaryDirectory() as directory:
+            yield _copied(resource, Path(directory))
+
+    def _copied(resource: Resource, directory: Path) -> Path:
+        target = directory / resource.name
+        if resource.is_dir():
+            target.mkdir()
+            for child in resource.iterdir():
+                _copied(child, target)
+        else:
+            with resource.open("rb") as source, target.open("xb") as copy:
+                shutil.copyfileobj(source, copy)
+        return target

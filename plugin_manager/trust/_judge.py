@@ -166,6 +166,15 @@ class Chain:
         return cls(place, root, timestamp, snapshot, targets)
 
     @property
+    def order(self) -> tuple[int, int]:
+        """What never falls in good metadata, least of all when keys change.
+
+        A timestamp counts up for as long as its root stands; a later root may begin it anew, as
+        the client forgets timestamp and snapshot where their keys were changed (TUF 5.3.11).
+        """
+        return self.root.version, self.timestamp.version
+
+    @property
     def expiries(self) -> dict[str, datetime]:
         """When each top-level role expires, by role. Earlier roots may have expired (5.3.10)."""
         roles = (self.root, self.timestamp, self.snapshot, self.targets)

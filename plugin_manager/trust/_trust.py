@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES, Catalogue, catalogue_path
@@ -83,6 +84,21 @@ def collect(directory: Path) -> None:
         remove_directory(directory / STAGING)
 
 
+def _refuse_older(found: Chain, newest: Chain) -> None:
+    """Raise UntrustedError where `found` is of an earlier time than `newest`, verified before."""
+    if found.order < newest.order:
+        raise UntrustedError(
+            f"{found.place} holds older metadata than was verified before: "
+            f"{_named(found)}, after {_named(newest)}",
+            where=found.place,
+            remedy="Run 'pluginctl update'; where that does not help, tell the repository's owner.",
+        )
+
+
+def _named(chain: Chain) -> str:
+    return f"timestamp {chain.timestamp.version} of root {chain.root.version}"
+
+
 # What the disk refuses is not among them: what was not written must not be taken for what is there.
 _TOLD_IN_TURN = (InvalidInputError, NetworkError, NotFoundError, UntrustedError)
 
@@ -127,6 +143,7 @@ class Trust:
         self._now = now
         self._sets = Sets(directory)
         self._verified: _Verified | None = None
+        self._lock = Lock()
 
     def check_root(self) -> None:
         """Raise InvalidInputError naming the pinned root where it is not sound."""
@@ -137,22 +154,28 @@ class Trust:
     def local(self) -> Vouching:
         """The chain from the pinned root over the local files, verified whole; no network.
 
-        What this process has verified before is not read again while the same set is current;
-        expiry is judged anew each time. Raises NotFoundError where nothing was ever fetched,
-        UntrustedError, ExpiredError, CorruptError naming the file, StoreAccessError.
+        What this object has verified before is not read again while the same set is current;
+        expiry is judged anew each time. Older metadata than that is refused. Raises NotFoundError
+        where nothing was ever fetched, UntrustedError, ExpiredError, CorruptError naming the file,
+        StoreAccessError.
         """
         return Vouching(self._current, self._expiry, self._now())
 
     def _current(self) -> _Verified:
         """What is verified of the current set; of the set that replaced it where it was gone."""
-        verified = self._verified
+        newest = verified = self._verified
         if verified is None:
             self.check_root()
         with disk_errors(self.directory):
             while verified is None or self._sets.pointer() != verified.stored.pointer:
                 with contextlib.suppress(SetGoneError):
                     verified = _Verified.load(self._pinned_root, self._sets.current())
-        self._verified = verified
+        if newest is not None:
+            _refuse_older(verified.chain, newest.chain)
+        with self._lock:
+            # Another thread may have met a newer one meanwhile, which must not be forgotten.
+            if self._verified is None or self._verified.chain.order <= verified.chain.order:
+                self._verified = verified
         return verified
 
     @contextlib.contextmanager
@@ -190,6 +213,7 @@ class Trust:
                     fetch=self._fetch,
                     fetch_many=self._fetch_many,
                 )
+                newest = self._verified
                 update = Update(
                     client,
                     self._pinned_root,
@@ -198,6 +222,8 @@ class Trust:
                     plugins,
                     every_index=every_index,
                 )
+                if newest is not None:
+                    _refuse_older(update.chain, newest.chain)
             yield update
             with disk_errors(self.directory):
                 self._sets.commit(update.finish())
@@ -248,7 +274,7 @@ class Update:
         self._top = client.refresh(
             dict.fromkeys([*(plugin.publisher for plugin in expected), *self._indexes])
         )
-        self._chain: Chain = Chain.verify(pinned_root, self._top, place)
+        self.chain: Chain = Chain.verify(pinned_root, self._top, place)
         self._roles: dict[str, Publisher] = {}
         self._role_files: dict[str, bytes] = {}
         self._expired: dict[str, ExpiredError] = {}
@@ -256,7 +282,7 @@ class Update:
         self._settled: set[PluginName] = set()
         self._parsed: dict[PluginName, Catalogue] = {}
         # Publishers whose index is wanted, and those of which it is known what becomes of it.
-        self._listing = {*self._indexes, *(self._chain.publishers if every_index else ())}
+        self._listing = {*self._indexes, *(self.chain.publishers if every_index else ())}
         self._listed: set[str] = set()
         self.prefetch(expected)
 
@@ -271,10 +297,10 @@ class Update:
         of_publisher: dict[str, list[PluginName]] = {
             publisher: []
             for publisher in sorted(self._listing - self._listed)
-            if self._chain.delegates_to(publisher)
+            if self.chain.delegates_to(publisher)
         }
         for plugin in wanted:
-            if plugin not in self._settled and self._chain.delegates_to(plugin.publisher):
+            if plugin not in self._settled and self.chain.delegates_to(plugin.publisher):
                 of_publisher.setdefault(plugin.publisher, []).append(plugin)
         unknown = [publisher for publisher in of_publisher if publisher not in self._roles]
         for publisher in self._client.publishers_ahead(unknown):
@@ -331,28 +357,28 @@ class Update:
 
     def _role(self, plugin: PluginName) -> Publisher:
         publisher, path = plugin.publisher, catalogue_path(plugin)
-        if not self._chain.delegates_to(publisher):
+        if not self.chain.delegates_to(publisher):
             raise self._gone(plugin, f"publisher {publisher!r}")
         return self._role_for(publisher, path)
 
     def _role_for(self, publisher: str, path: str) -> Publisher:
         """The role of `publisher`, which the repository knows, fetched to look up `path`."""
-        self._chain.check_exclusive(path)
+        self.chain.check_exclusive(path)
         if publisher not in self._roles:
             try:
                 data = self._client.publisher(publisher, path)
             except ExpiredError as error:
-                version = self._chain.publisher_version(publisher)
+                version = self.chain.publisher_version(publisher)
                 data = self._client.expired_publisher(publisher, version)
                 self._expired[publisher] = error
-            self._roles[publisher] = self._chain.publisher(publisher, data)
+            self._roles[publisher] = self.chain.publisher(publisher, data)
             self._role_files[publisher] = data
         return self._roles[publisher]
 
     def _settle_indexes(self) -> None:
         """Have the indexes that are wanted, as far as can be: none is a reason to fail a change."""
         for publisher in sorted({*self._listing, *self._roles}):
-            if not self._chain.delegates_to(publisher):
+            if not self.chain.delegates_to(publisher):
                 continue
             try:
                 self._settle_index(publisher)

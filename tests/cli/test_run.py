@@ -107,12 +107,7 @@ def tool(runs: Runs) -> Runs:
         ("tool.tell", "--help"),
         ("tool.first",),
         ("alone", "1"),
-        pytest.param(
-            ("space", "1"),
-            marks=pytest.mark.xfail(
-                strict=True, reason="no __main__ is found in a namespace package of a release"
-            ),
-        ),
+        ("space", "1"),
         ("space.inner",),
         ("tool.exits", "0"),
         ("tool.exits", "41"),

@@ -67,6 +67,9 @@ QUESTIONS = {
             out["lines"] = stream.readlines()
         with r.as_file(top / "data" / "words.txt") as path:
             out["copy"] = path.read_text(), path.name.endswith("words.txt")
+        with r.as_file(top / "data") as path:
+            out["tree"] = path.name, sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+            out["bytes"] = (path / "more" / "blob.bin").read_bytes().hex()
         out["space"] = (r.files("demo_space") / "inner" / "note.txt").read_text()
         out["inner"] = r.files("demo_space.inner").joinpath("note.txt").read_text()
         try:
@@ -126,9 +129,9 @@ QUESTIONS = {
     "pkgutil": """
         import pkgutil, demo, demo_space
         walked = pkgutil.walk_packages(demo.__path__, "demo.")
-        out["walked"] = sorted((m.name, m.ispkg) for m in walked if "__main__" not in m.name)
+        out["walked"] = sorted((m.name, m.ispkg) for m in walked)
         spaced = pkgutil.iter_modules(demo_space.__path__)
-        out["space"] = sorted((m.name, m.ispkg) for m in spaced if "__main__" not in m.name)
+        out["space"] = sorted((m.name, m.ispkg) for m in spaced)
         out["data"] = pkgutil.get_data("demo", "data/words.txt").decode()
         out["resolved"] = pkgutil.resolve_name("demo.part:Thing.use").__qualname__
         out["loader"] = type(pkgutil.get_loader("demo.part")).__name__ != "NoneType"
@@ -150,7 +153,7 @@ QUESTIONS = {
     """,
     "python -m": """
         import contextlib, io, runpy
-        for name in ("demo", "demo.tool", "demo.sub.deep"):
+        for name in ("demo", "demo.tool", "demo.sub.deep", "demo_space"):
             sys.argv = ["x", "--flag"]
             said = io.StringIO()
             with contextlib.redirect_stdout(said):
@@ -179,14 +182,6 @@ QUESTIONS = {
 
 # What differs, each with its reason.
 DIFFERENT = {
-    "a directory as files": (
-        "Python 3.11 takes only real paths of directories",
-        """
-        import importlib.resources as r
-        with r.as_file(r.files("demo") / "data") as path:
-            out["tree"] = sorted(p.name for p in path.rglob("*"))
-        """,
-    ),
     "whether a module is there": (
         "the finder raises, so that no other one looks into the release's directory",
         """
@@ -194,24 +189,10 @@ DIFFERENT = {
         out["missing"] = importlib.util.find_spec("demo.none") is None
         """,
     ),
-    "__main__ among the modules": (
-        "it is not listed",
-        """
-        import demo, pkgutil
-        out["names"] = sorted(m.name for m in pkgutil.iter_modules(demo.__path__))
-        """,
-    ),
-    "a namespace package with a __main__": (
-        "it is not found",
-        """
-        import runpy
-        out["name"] = runpy.run_module("demo_space", run_name="__main__")["__package__"]
-        """,
-    ),
 }
 KNOWN = [
-    pytest.param(script, marks=[] if "3.11" in why and sys.version_info >= (3, 12) else
-                 pytest.mark.xfail(strict=True, raises=AssertionError, reason=why), id=name)
+    pytest.param(script, id=name,
+                 marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=why))
     for name, (why, script) in DIFFERENT.items()
 ]  # fmt: skip
 

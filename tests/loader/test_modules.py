@@ -174,6 +174,17 @@ def test_a_module_runs_as_a_script(loading, capsys):
     plugin.unload()
 
 
+def test_a_main_at_the_top_is_not_the_process_s_own(loading):
+    main = sys.modules["__main__"]
+    for name in ("demo", "other"):
+        files = {"__main__.py": "raise SystemExit\n", "__main__/part.py": "", f"{name}.py": ""}
+        plugin = loading(files, name=f"acme/{name} 1.0")
+        with pytest.raises(ModuleNotFoundError):
+            plugin.import_module("__main__")
+        assert plugin.import_module(name)
+    assert importlib.import_module("__main__") is main
+
+
 def test_reloading_a_module_reads_it_again(loading):
     plugin = loading({"demo.py": "count = globals().get('count', 0) + 1\n"})
     demo = plugin.import_module("demo")
@@ -298,6 +309,27 @@ def test_resources_for_this_interpreter_count_where_they_are_installed(loading):
     plugin.import_module("demo")
     names = {child.name for child in importlib.resources.files("demo").iterdir()}
     assert names == {"__init__.py", "slow.bin"}
+
+
+def test_a_directory_as_files_is_a_verified_copy(loading):
+    plugin = loading(RESOURCES)
+    plugin.import_module("demo")
+    drop = plugin.directory / "demo" / "data" / "dropped.bin"
+    drop.write_bytes(b"unsigned")
+    signed = {path for path in plugin.files if path.startswith("demo/")}
+    with importlib.resources.as_file(importlib.resources.files("demo")) as path:
+        assert path.name == "demo"
+        assert not path.is_relative_to(plugin.directory)
+        copied = {f"demo/{one.relative_to(path)}" for one in path.rglob("*") if one.is_file()}
+        assert copied == signed
+        assert all((path.parent / name).read_bytes() == plugin.read(name) for name in copied)
+    assert not path.parent.exists()
+    (plugin.directory / "demo" / "plain.txt").write_text("text e!\n")
+    with (
+        pytest.raises(CorruptError, match=r"demo/plain\.txt"),
+        importlib.resources.as_file(importlib.resources.files("demo")),
+    ):
+        pass
 
 
 def test_changed_resources_are_refused(loading):

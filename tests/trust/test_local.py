@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -128,6 +129,96 @@ def test_held_vouching_goes_on_with_the_newer_set_when_its_own_is_gone(tmp_path)
         update(writer)
     assert not (tmp_path / "trust" / "sets" / "1").exists()
     assert held.vouch(MAPS_1, repository.heads[MAPS_1]).manifest.release == MAPS_1
+
+
+# --- older metadata put back --------------------------------------------------------------------
+
+
+def put_back(directory, older) -> None:
+    """Make the files of a copied trust directory the current ones, all digests agreeing."""
+    shutil.rmtree(directory)
+    shutil.copytree(older, directory)
+
+
+@pytest.fixture
+def upgraded(tmp_path):
+    """A repository, its trust that has verified version after version, and copies of each."""
+    repository = Repository("acme")
+    repository.add("acme/maps 1.0")
+    trust = repository.trust(tmp_path / "trust")
+    copies = []
+    for change in (lambda: None, lambda: repository.rotate("timestamp"), lambda: None):
+        change()
+        repository.publish()
+        update(trust, "acme/maps")
+        trust.local()
+        copies.append(tmp_path / f"copy-{len(copies)}")
+        shutil.copytree(trust.directory, copies[-1])
+    return repository, trust, copies
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["of an earlier root", "of the same root"])
+def test_older_metadata_than_was_verified_before_is_refused_until_the_update(upgraded, index):
+    repository, trust, copies = upgraded
+    put_back(trust.directory, copies[index])
+    with pytest.raises(UntrustedError, match="older metadata") as caught:
+        trust.local()
+    assert "pluginctl update" in caught.value.remedy
+    assert reopened(repository, trust).local().catalogue(MAPS), "control: another process takes it"
+    update(trust)
+    assert trust.local().catalogue(MAPS)
+
+
+def test_older_metadata_on_disk_and_on_the_server_stays_refused(upgraded):
+    repository, trust, copies = upgraded
+    newest = dict(repository.files)
+    repository.files["metadata/timestamp.json"] = next(
+        copies[1].rglob("timestamp.json")
+    ).read_bytes()
+    put_back(trust.directory, copies[1])
+    with pytest.raises(UntrustedError, match="older metadata"):
+        update(trust)
+    with pytest.raises(UntrustedError, match="older metadata"):
+        trust.local()
+    update(repository.trust(trust.directory))  # control: another process takes it
+    repository.files.update(newest)
+    update(trust)
+    assert trust.local().catalogue(MAPS)
+
+
+def test_a_timestamp_that_a_new_root_begins_anew_is_not_older(upgraded):
+    repository, trust, _ = upgraded
+    before = repository.versions["timestamp"]
+    for role in ("timestamp", "snapshot"):
+        repository.rotate(role)
+        repository.versions[role] = 0
+    repository.publish()
+    assert repository.versions["timestamp"] == 1 < before
+    update(repository.trust(trust.directory))  # another process
+    assert trust.local().catalogue(MAPS)
+    update(trust)
+    assert trust.local().catalogue(MAPS)
+
+
+def test_the_newest_is_remembered_whatever_slower_threads_find(upgraded, monkeypatch):
+    repository, trust, copies = upgraded
+    slow = repository.trust(trust.directory)
+    put_back(trust.directory, copies[1])
+    read, once = StoredSet.read, []
+
+    def meanwhile(self, name):
+        data = read(self, name)
+        if not once:
+            once.append(name)
+            newer = repository.trust(copies[2])
+            newer.local()
+            slow._verified = newer._verified  # what another thread does in this moment
+        return data
+
+    monkeypatch.setattr(StoredSet, "read", meanwhile)
+    assert slow.local().catalogue(MAPS)  # it was not known when this one was asked
+    with pytest.raises(UntrustedError, match="older metadata"):
+        slow.local()
 
 
 # --- expiry -------------------------------------------------------------------------------------
