@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import abc
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
 from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, overload
@@ -75,10 +74,12 @@ class Source:
             spec = ModuleSpec(fullname, loader, is_package=True)
             spec.submodule_search_locations = [location]
             return spec
-        inside = [self.tree.location(module.path.rpartition("/")[0])] if module.is_package else None
-        return spec_from_file_location(
-            fullname, location, loader=loader, submodule_search_locations=inside
-        )
+        # As spec_from_file_location makes it, which asks the loader again what is known here.
+        spec = ModuleSpec(fullname, loader, origin=location, is_package=module.is_package)
+        spec.has_location = True
+        if module.is_package:
+            spec.submodule_search_locations = [self.tree.location(module.path.rpartition("/")[0])]
+        return spec
 
     def _builtins(self, fullname: str) -> dict[str, object] | None:
         """What the module executes with, None for the usual.

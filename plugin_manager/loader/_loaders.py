@@ -18,7 +18,7 @@ from importlib.util import cache_from_source
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from plugin_manager.errors import PluginManagerError
+from plugin_manager.errors import CorruptError, PluginManagerError
 from plugin_manager.loader._modules import Kind
 from plugin_manager.loader._native import load_extension
 from plugin_manager.loader._tree import BYTECODE_TAG, Tree
@@ -99,11 +99,15 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
     def get_code(self, fullname: str) -> CodeType | None:
         """The module's code; raises CorruptError, SyntaxError."""
         location = self.get_filename(fullname)
-        if self._bytecode and self.tree.is_file(self._bytecode):
-            return self.tree.use(
-                self._bytecode,
-                lambda data: _Bytecode(location, data, self.get_data).get_code(fullname),
-            )
+        if self._bytecode:
+            try:
+                return self.tree.use(
+                    self._bytecode,
+                    lambda data: _Bytecode(location, data, self.get_data).get_code(fullname),
+                )
+            except CorruptError:
+                if self.tree.is_file(self._bytecode):  # it need not be there
+                    raise
         return self.source_to_code(self.get_data(location), location)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -50,6 +50,15 @@ class _Depth(threading.local):
     value = 0
 
 
+def _add_directory(found: dict[str, list[str]], path: str) -> None:
+    """Have the directory `path`, and what leads to it, in those above."""
+    parent, _, name = path.rpartition("/")
+    known = parent in found
+    found.setdefault(parent, []).append(name)
+    if not known:
+        _add_directory(found, parent)
+
+
 class Tree:
     """The files of `manifest` in `directory` (real, absolute) that this interpreter may use.
 
@@ -78,15 +87,12 @@ class Tree:
     def children(self) -> dict[str, list[str]]:
         """The names in each directory that has any, in the manifest's order."""
         found: dict[str, list[str]] = {"": []}
-        for file in self.files:
-            path = file
-            while path:
-                parent, _, name = path.rpartition("/")
-                seen = parent in found
-                found.setdefault(parent, []).append(name)
-                if seen:
-                    break
-                path = parent
+        for path in self.files:
+            parent, _, name = path.rpartition("/")
+            if (names := found.get(parent)) is None:  # of few files: this is done at each load
+                names = found[parent] = []
+                _add_directory(found, parent)
+            names.append(name)
         return found
 
     def is_directory(self, path: str) -> bool:
