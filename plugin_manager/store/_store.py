@@ -57,7 +57,13 @@ from plugin_manager.store._staging import (
     survey,
 )
 from plugin_manager.store._usage import UsageLog
-from plugin_manager.store._verify import Fault, foreign_files, release_faults, visible_faults
+from plugin_manager.store._verify import (
+    Fault,
+    foreign_files,
+    misplaced_files,
+    release_faults,
+    visible_faults,
+)
 
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
@@ -292,13 +298,16 @@ class Store:
     def faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
         """Damaged, missing and foreign files of a release; reads and hashes all of it."""
         directory = self.release_directory(active.release, active.digest)
-        found = release_faults(directory, manifest, manifest.files_for(tag))
-        return sorted([*found, *foreign_files(directory, manifest)], key=lambda f: f.path)
+        files = manifest.files_for(tag)
+        faults = [*misplaced_files(directory, files), *release_faults(directory, manifest, files)]
+        found = {fault.path: fault for fault in faults}
+        return sorted([*found.values(), *foreign_files(directory, manifest)], key=lambda f: f.path)
 
     def visible_faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
-        """Files that are missing or of another size or mode; hashes nothing."""
+        """Files that are missing, behind links or of another size or mode; hashes nothing."""
         directory = self.release_directory(active.release, active.digest)
-        return visible_faults(directory, manifest.files_for(tag))
+        files = manifest.files_for(tag)
+        return [*misplaced_files(directory, files), *visible_faults(directory, files)]
 
     def lease(self, active: Active) -> Lease:
         """Keep the release from being evicted while this process lives; raises EvictedError.
