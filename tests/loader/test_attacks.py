@@ -275,11 +275,38 @@ def test_dropped_in_modules_are_not_found(loading, circumstances):
     for name in ("demo.dropped", "demo.dropped.inner", "dropped_top"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(name)
+    assert importlib.util.find_spec("demo.dropped") is None
+    assert importlib.util.find_spec("dropped_top") is None
     assert importlib.util.find_spec("demo.real").origin == str(
         plugin.directory / "demo" / "real.py"
     )
     assert not hasattr(sys, "demo_evil")
     plugin.verify()  # what was signed is as it was signed
+
+
+class Looking:
+    """A finder that looks into packages' directories itself, as pyximport's does."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        for directory in path or ():
+            if (file := Path(directory) / f"{name.rpartition('.')[2]}.py").exists():
+                return importlib.util.spec_from_file_location(name, file)
+        return None
+
+
+def test_dropped_in_modules_are_not_found_by_finders_that_look_themselves(loading, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Looking])
+    plugin = loading({"demo/__init__.py": ""})
+    (plugin.directory / "demo" / "dropped.py").write_text(EVIL)
+    plugin.import_module("demo")
+    assert Looking.find_spec("demo.dropped", [str(plugin.directory / "demo")]), "control"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("demo.dropped")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.util.find_spec("demo.dropped")
+    monkeypatch.undo()
+    assert importlib.util.find_spec("demo.dropped") is None
 
 
 @pytest.mark.usefixtures("_import_system_restored")
