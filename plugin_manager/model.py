@@ -357,10 +357,15 @@ class WithdrawalKind(StrEnum):
 
 @frozen
 class Withdrawal:
-    """A publisher's withdrawal of a release, with the reason it gives (shown to people)."""
+    """A publisher's withdrawal of a release, with the reason it gives (shown to people).
+
+    `local`: this host passes the release over by itself, and `reason` is what became of it. Such
+    a one is never written to a catalogue.
+    """
 
     kind: WithdrawalKind
     reason: str = field(converter=one_line)
+    local: bool = False
 
 
 @frozen(order=True)

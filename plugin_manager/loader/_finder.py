@@ -9,6 +9,7 @@ answers for directories of releases (`pkgutil` lists them by that way).
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import abc
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
     from plugin_manager.loader._isolation import Isolation
 
 __all__ = ["FINDER", "Source"]
+
+# Finders that look into no package's directory, but only at names, or ask `PathFinder`.
+_SEES_NO_DIRECTORY = re.compile(
+    r"""_frozen_importlib(_external)?\.(BuiltinImporter|FrozenImporter|PathFinder)
+    | _distutils_hack\.DistutilsMetaFinder
+    | _virtualenv\._Finder
+    | __editable__\w*\._EditableFinder
+    | (\w+\.)*six\._SixMetaPathImporter
+    | _pytest\.assertion\.rewrite\.AssertionRewritingHook""",
+    re.VERBOSE,
+)
 
 
 @define(eq=False)
@@ -341,8 +353,8 @@ class PluginFinder(abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         """The spec of a module of a release; None for names that are none of theirs.
 
-        Raises ModuleNotFoundError for a name below theirs that no manifest has: whoever were asked
-        next could find it in a release's directory.
+        For a name below theirs that no manifest has it is None too, unless whoever were asked
+        next could find it in a release's directory: then ModuleNotFoundError is raised.
         """
         top = fullname.partition(".")[0]
         if top not in self._owners and top not in self._namespaces:
@@ -369,16 +381,26 @@ class PluginFinder(abc.MetaPathFinder):
 
     def _ask_others(
         self, fullname: str, path: Sequence[str], target: ModuleType | None
-    ) -> ModuleSpec:
-        outside = [entry for entry in path if self._within(entry) is None]
-        for finder in list(sys.meta_path):
+    ) -> ModuleSpec | None:
+        inside = {entry: found for entry in path if (found := self._within(entry)) is not None}
+        outside = [entry for entry in path if entry not in inside]
+        others = [finder for finder in list(sys.meta_path) if finder is not self]
+        for finder in others:
             find = getattr(finder, "find_spec", None)  # very old finders have none
-            if finder is self or find is None:
-                continue
-            found: ModuleSpec | None = find(fullname, outside, target)
-            if found is not None:
-                return found
-        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+            spec: ModuleSpec | None = find(fullname, outside, target) if find else None
+            if spec is not None:
+                return spec
+        # They are asked once more when this returns, for the whole of `path`.
+        if not all(map(_sees_no_directory, others)):
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        for entry, (source, directory) in inside.items():
+            # What PathFinder goes by, whatever hooks others have put before ours.
+            sys.path_importer_cache[entry] = _DirectoryFinder(self, source, directory)
+        return None
+
+    def disowns(self, fullname: str) -> bool:
+        """Whether `fullname` is below a namespace package of releases, but no module of theirs."""
+        return fullname.partition(".")[0] in self._namespaces and self._owner_of(fullname) is None
 
     def _within(self, location: str) -> tuple[Source, str] | None:
         # Also those that are unloaded, but whose modules others share.
@@ -391,7 +413,7 @@ class PluginFinder(abc.MetaPathFinder):
         """The finder for a directory of a release, known or not to its manifest."""
         if (found := self._within(location)) is None:
             raise ImportError("not in a loaded plugin", path=location)
-        return _DirectoryFinder(*found)
+        return _DirectoryFinder(self, *found)
 
     def find_distributions(
         self, context: DistributionFinder.Context | None = None
@@ -408,12 +430,15 @@ class PluginFinder(abc.MetaPathFinder):
 class _DirectoryFinder(abc.PathEntryFinder):
     """The modules in one directory of a release, for those who ask by directory."""
 
-    def __init__(self, source: Source, directory: str) -> None:
+    def __init__(self, finder: PluginFinder, source: Source, directory: str) -> None:
+        self._finder = finder
         self._source = source
         self._directory = directory
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002 - the interface's
         """The spec of the module `fullname` in this directory."""
+        if self._finder.disowns(fullname):
+            return None
         return self._source.spec(fullname, self._directory)
 
     def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -421,6 +446,11 @@ class _DirectoryFinder(abc.PathEntryFinder):
         for name, module in listed(self._source.tree, self._directory):
             if module.kind is not Kind.NAMESPACE:
                 yield prefix + name, module.is_package
+
+
+def _sees_no_directory(finder: object) -> bool:
+    kind = finder if isinstance(finder, type) else type(finder)
+    return _SEES_NO_DIRECTORY.fullmatch(f"{kind.__module__}.{kind.__qualname__}") is not None
 
 
 def _tree_of(module: object) -> object:

@@ -44,7 +44,8 @@ def load(
 
     With `verify="all"` every file is hashed before this returns, on all processors; with
     "on-read" none is. In both modes what is read, imported or opened is hashed as it is read for
-    that very use; only paths that were not asked for by `LoadedPlugin.path` differ.
+    that very use; only paths that were not asked for by `LoadedPlugin.path` differ. In both modes
+    no directory of the release may be a link.
 
     `imported(error)` is called whenever the outermost execution of a module of the release, in
     its thread, has ended: with None where it was good, else with what it raised, which is raised
@@ -62,6 +63,7 @@ def load(
         verified_at_load=verify == "all",
         imported=imported,
     )
+    tree.check_directories()
     if tree.verified_at_load:
         tree.verify()
     root = manifest.python.root

@@ -19,9 +19,11 @@ from plugin_manager.errors import CorruptError
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
 from plugin_manager.store import (
+    Damage,
     Fault,
     copy_verified,
     map_verified,
+    odd_directories,
     open_verified,
     read_verified,
     release_faults,
@@ -161,6 +163,11 @@ class Tree:
     def verify(self) -> None:
         """Read and hash every file; raises CorruptError naming all that are not as signed."""
         self._refuse(release_faults(self.directory, self.manifest, self.files.values()))
+
+    def check_directories(self) -> None:
+        """Raise CorruptError naming the directories that are links, or none; hashes nothing."""
+        odd = odd_directories(self.directory, self.children)
+        self._refuse([Fault(path, Damage.DAMAGED) for path in odd])
 
     def _refuse(self, faults: list[Fault]) -> None:
         if not faults:

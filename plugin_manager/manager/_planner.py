@@ -57,7 +57,7 @@ def keep_chains(store: Store, update: Update) -> None:
             update.catalogue(plugin)
 
 
-_FAILED = Withdrawal(WithdrawalKind.YANKED, "it failed on trial here")
+_FAILED = Withdrawal(WithdrawalKind.YANKED, "failed on trial here", local=True)
 
 
 def _passing_over(failed: Collection[Version], catalogue: Catalogue) -> Catalogue:

@@ -218,6 +218,8 @@ def _withdrawn(entry: CatalogueEntry) -> str:
     assert entry.withdrawal is not None  # or it would have been a candidate
     # The publisher's own words: one line, and not a long one.
     reason = "".join(filter(str.isprintable, " ".join(entry.withdrawal.reason.split())))[:200]
+    if entry.withdrawal.local:
+        return f"{named(entry)} {reason}"
     return f"{named(entry)} is {entry.withdrawal.kind} by its publisher ({reason})"
 
 

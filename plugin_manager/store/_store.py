@@ -61,6 +61,7 @@ from plugin_manager.store._usage import UsageLog
 from plugin_manager.store._verify import (
     Fault,
     foreign_files,
+    misplaced_files,
     release_faults,
     release_faults_slowly,
     visible_faults,
@@ -299,8 +300,10 @@ class Store:
     def faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
         """Damaged, missing and foreign files of a release; reads and hashes all of it."""
         directory = self.release_directory(active.release, active.digest)
-        found = release_faults(directory, manifest, manifest.files_for(tag))
-        return sorted([*found, *foreign_files(directory, manifest)], key=lambda f: f.path)
+        files = manifest.files_for(tag)
+        faults = [*misplaced_files(directory, files), *release_faults(directory, manifest, files)]
+        found = {fault.path: fault for fault in faults}
+        return sorted([*found.values(), *foreign_files(directory, manifest)], key=lambda f: f.path)
 
     def faults_slowly(
         self, active: Active, manifest: Manifest, tag: str, pace: Callable[[int], None]
@@ -310,9 +313,10 @@ class Store:
         return release_faults_slowly(directory, manifest, manifest.files_for(tag), pace)
 
     def visible_faults(self, active: Active, manifest: Manifest, tag: str) -> list[Fault]:
-        """Files that are missing or of another size or mode; hashes nothing."""
+        """Files that are missing, behind links or of another size or mode; hashes nothing."""
         directory = self.release_directory(active.release, active.digest)
-        return visible_faults(directory, manifest.files_for(tag))
+        files = manifest.files_for(tag)
+        return [*misplaced_files(directory, files), *visible_faults(directory, files)]
 
     def lease(self, active: Active) -> Lease:
         """Keep the release from being evicted while this process lives; raises EvictedError.

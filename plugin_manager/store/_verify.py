@@ -38,6 +38,8 @@ __all__ = [
     "damaged_chunks",
     "foreign_files",
     "map_verified",
+    "misplaced_files",
+    "odd_directories",
     "open_verified",
     "read_verified",
     "release_faults",
@@ -641,6 +643,41 @@ def visible_faults(directory: Path, files: Iterable[File]) -> list[Fault]:
     return faults
 
 
+def odd_directories(directory: Path, paths: Iterable[str]) -> list[str]:
+    """Those of `paths` below `directory` that are links, or anything else but directories.
+
+    Files behind them may be as they were signed, but whoever owns them can change them. What is
+    missing is not among these.
+    """
+    odd = []
+    for path in paths:
+        try:
+            mode = os.lstat(f"{directory}/{path}").st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            mode = 0  # it leads nowhere
+        if not stat.S_ISDIR(mode):
+            odd.append(path)
+    return odd
+
+
+def misplaced_files(directory: Path, files: Collection[File]) -> list[Fault]:
+    """Those of `files` that lie behind `odd_directories`: damaged, whatever they hold."""
+    parents = _directories_of(file.path for file in files)
+    odd = tuple(f"{path}/" for path in odd_directories(directory, parents - {""}))
+    return [Fault(file.path, Damage.DAMAGED) for file in files if file.path.startswith(odd)]
+
+
+def _directories_of(paths: Iterable[str]) -> set[str]:
+    """The directories that hold `paths`, with those above and "" for the top."""
+    found = {""}
+    for path in paths:
+        while (path := path.rpartition("/")[0]) not in found:
+            found.add(path)
+    return found
+
+
 def release_faults(
     directory: Path,
     manifest: Manifest,
@@ -714,11 +751,7 @@ def release_faults_slowly(
 def foreign_files(directory: Path, manifest: Manifest) -> list[Fault]:
     """What lies below `directory` without being in the manifest; never followed through links."""
     known = manifest.by_path
-    directories = {""}
-    for path in known:
-        while (end := path.rfind("/")) != -1:
-            path = path[:end]  # noqa: PLW2901 - walks up from the file to the top
-            directories.add(path)
+    directories = _directories_of(known)
     faults = []
     for parent, names, files in os.walk(directory):
         relative = os.path.relpath(parent, directory).replace(os.sep, "/")

@@ -275,11 +275,38 @@ def test_dropped_in_modules_are_not_found(loading, circumstances):
     for name in ("demo.dropped", "demo.dropped.inner", "dropped_top"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(name)
+    assert importlib.util.find_spec("demo.dropped") is None
+    assert importlib.util.find_spec("dropped_top") is None
     assert importlib.util.find_spec("demo.real").origin == str(
         plugin.directory / "demo" / "real.py"
     )
     assert not hasattr(sys, "demo_evil")
     plugin.verify()  # what was signed is as it was signed
+
+
+class Looking:
+    """A finder that looks into packages' directories itself, as pyximport's does."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        for directory in path or ():
+            if (file := Path(directory) / f"{name.rpartition('.')[2]}.py").exists():
+                return importlib.util.spec_from_file_location(name, file)
+        return None
+
+
+def test_dropped_in_modules_are_not_found_by_finders_that_look_themselves(loading, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Looking])
+    plugin = loading({"demo/__init__.py": ""})
+    (plugin.directory / "demo" / "dropped.py").write_text(EVIL)
+    plugin.import_module("demo")
+    assert Looking.find_spec("demo.dropped", [str(plugin.directory / "demo")]), "control"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("demo.dropped")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.util.find_spec("demo.dropped")
+    monkeypatch.undo()
+    assert importlib.util.find_spec("demo.dropped") is None
 
 
 @pytest.mark.usefixtures("_import_system_restored")
@@ -388,22 +415,50 @@ def test_control_plain_import_runs_stale_bytecode(tmp_path, plainly):
 
 
 @pytest.mark.parametrize("verify", ["all", "on-read"])
-def test_a_link_in_the_place_of_a_directory_leads_to_nothing_unsigned(tmp_path, verify):
+@pytest.mark.parametrize("linked", ["demo", "demo/sub", "demo/sub/data"])
+def test_a_link_in_the_place_of_a_directory_is_refused_and_named(tmp_path, linked, verify):
+    files = {"demo/__init__.py": "", "demo/sub/part.py": GOOD, "demo/sub/data/words.txt": "good"}
+    release = make_release(tmp_path / "release", files)
+    load(*release, verify=verify).unload()  # control: as it was
+    place = tmp_path / "release" / linked
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")  # to the signed content
+    with pytest.raises(CorruptError) as caught:
+        load(*release, verify=verify)
+    assert caught.value.paths == (linked,)
+    assert "pluginctl repair acme/demo" in caught.value.remedy
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+@pytest.mark.parametrize("kind", ["file", "FIFO", "dangling", "loop"])
+def test_what_is_no_directory_in_the_place_of_one_is_refused(tmp_path, kind, verify):
+    release = make_release(tmp_path / "release", {"demo.py": "", "data/words.txt": "good"})
+    place = tmp_path / "release" / "data"
+    place.rename(tmp_path / "elsewhere")
+    if kind == "file":
+        place.write_text("a file")
+    elif kind == "FIFO":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(place if kind == "loop" else "nowhere")
+    with pytest.raises(CorruptError) as caught:
+        load(*release, verify=verify)
+    assert caught.value.paths == ("data",)
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+def test_a_link_put_there_after_the_load_leads_to_nothing_unsigned(tmp_path, verify):
     release = make_release(tmp_path / "release", {"demo/__init__.py": "", "demo/part.py": GOOD})
     elsewhere = tmp_path / "elsewhere"
-    (tmp_path / "release" / "demo").rename(elsewhere)
-    (tmp_path / "release" / "demo").symlink_to(elsewhere)
-    drop(elsewhere, {"extra.py": EVIL})
-    replace(elsewhere / "part.py", EVIL)
-
-    def use() -> None:
-        with load(*release, verify=verify) as plugin:
-            with pytest.raises(ModuleNotFoundError):
-                plugin.import_module("demo.extra")
+    with load(*release, verify=verify) as plugin:
+        (tmp_path / "release" / "demo").rename(elsewhere)
+        (tmp_path / "release" / "demo").symlink_to(elsewhere)
+        drop(elsewhere, {"extra.py": EVIL})
+        replace(elsewhere / "part.py", EVIL)
+        with pytest.raises(ModuleNotFoundError):
+            plugin.import_module("demo.extra")
+        with pytest.raises(CorruptError) as caught:
             plugin.import_module("demo.part")
-
-    with pytest.raises(CorruptError) as caught:
-        use()
     assert caught.value.paths == ("demo/part.py",)
 
 

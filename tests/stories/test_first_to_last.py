@@ -401,6 +401,37 @@ def test_every_missing_file_of_the_store_is_noticed_and_repaired(world: World) -
             shutil.copytree(pristine, store)
 
 
+def test_a_link_in_the_place_of_a_directory_is_refused_and_repaired(world: World) -> None:
+    files = {"demo/__init__.py": "", "demo/sub/part.py": "kind = 'good'", "demo/sub/big.bin": "x"}
+    world.publish("acme/maps 1.0", files)
+    world.publish("acme/maps 1.1", files)
+    with world.online():
+        manager = world.manager()
+        manager.install("acme/maps==1.0")
+        manager.upgrade()
+        for place in sorted((world.directory / "store/releases/acme/maps").iterdir()):
+            elsewhere = world.directory / f"elsewhere-{place.name}"
+            (place / "demo/sub").rename(elsewhere)
+            (place / "demo/sub").symlink_to(elsewhere)  # to the signed content
+        with pytest.raises(CorruptError) as caught:
+            manager.load("acme/maps")
+        assert caught.value.paths == ("demo/sub",)
+        with pytest.raises(CorruptError, match=r"demo/sub/part\.py"):
+            manager.rollback("acme/maps")
+        inspections = manager.verify().releases
+        assert len(inspections) == 2
+        for inspection in inspections:
+            assert {fault.path for fault in inspection.damaged} >= {"demo/sub/part.py"}
+            assert not inspection.good
+        manager.repair("acme/maps")
+        assert manager.verify().good
+        with manager.load("acme/maps") as plugin:
+            assert plugin.import_module("demo.sub.part").kind == "good"
+            assert not (plugin.directory / "demo/sub").is_symlink()
+        kept = {path.name for path in elsewhere.iterdir()}
+    assert kept >= {"part.py", "big.bin"}, "what the link led to is somebody's own"
+
+
 def test_repair_fetches_only_the_damaged_chunk(world: World) -> None:
     maps(world, "1.0")
     with world.online():

@@ -20,6 +20,7 @@ from attrs import evolve
 from plugin_manager import PluginManager
 from plugin_manager.errors import (
     BlockedError,
+    ConflictError,
     CorruptError,
     LockedError,
     NetworkError,
@@ -422,6 +423,12 @@ def test_what_failed_can_be_asked_for_and_unheld(hosts: Hosts) -> None:
     manager.load("acme/maps").unload()
     with hosts.world.online():
         manager = hosts.world.manager()
+        with pytest.raises(ConflictError) as caught:
+            manager.install("acme/maps>=2")
+        assert caught.value.message == (
+            "acme/maps>=2 was asked for, but acme/maps 2.0 failed on trial here"
+        )
+        assert "or pin 'acme/maps==2.0'" in str(caught.value)
         assert "failed on trial here before" in manager.install("acme/maps==2.0").notes[0]
         assert attempts(manager) == 0, "on trial once more, from the start"
         exhaust(manager)
