@@ -63,6 +63,7 @@ INSTALLED = {
             "maps/__init__.py": "def show():\n    return 'a view'\n",
             "maps/style.css": "body { margin: 0 }\n",
             "weights.bin": os.urandom(300_000),
+            "places.db": os.urandom(10_000),
         },
         '[entry-points."app.views"]\nmap = "maps:show"',
     )
