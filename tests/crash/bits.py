@@ -31,6 +31,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 from attrs import define, evolve, field, frozen
+from blake3 import blake3
 
 from plugin_manager import PluginManager
 from plugin_manager.bundle import Head, read_head
@@ -608,7 +609,19 @@ class _Agrees(bytes):
 
 def believe_payload() -> None:
     """Files of releases are handed out without being hashed."""
-    _verify.blake3 = lambda _: SimpleNamespace(digest=_Agrees)
+    _verify.blake3 = _Believing
+
+
+class _Believing:
+    """In the place of `blake3`: whatever it is given has the digest that is wanted."""
+
+    digest_size = blake3.digest_size
+
+    def __init__(self, _: object) -> None:
+        pass
+
+    def digest(self) -> bytes:
+        return _Agrees()
 
 
 def believe_heads() -> None:

@@ -224,6 +224,14 @@ def test_a_plugin_may_put_a_directory_of_its_own_on_the_path(loading, monkeypatc
     assert "demo_vendored" not in sys.modules
 
 
+def test_a_directory_of_data_in_a_namespace_package_is_no_module(loading):
+    plugin = loading({"space/inner/__init__.py": "", "space/data/words.txt": "one"})
+    assert plugin.import_module("space.inner")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("space.data")  # nobody would own it, nor take it away again
+    assert importlib.util.find_spec("space.data") is None
+
+
 def test_importers_that_a_plugin_brings_are_asked(loading, monkeypatch):
     """As `six.moves` does: modules that exist in no file, by a finder at the list's end."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
