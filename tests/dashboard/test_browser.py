@@ -110,7 +110,7 @@ def test_installing_shows_live_progress(world: World, visitor: Visitor, serve: S
             lambda: visit.page.evaluate(script),
             lambda value: seen.add(value) or (value < 0 and len(seen) > 1),
         )
-        assert len([value for value in seen if 0 < value < 100]) >= 3, seen
+        assert len([value for value in seen if 0 < value < 100]) >= 2, seen  # one each half second
         visit.wait_for("acme/model", "installed")
         visit.toast("acme/model: done")
     assert world.manager().installed()
