@@ -309,7 +309,8 @@ class Loading:
                 directory,
                 verify=verify,
                 released=released,
-                imported=trial.imported if trial else lambda _: None,
+                importing=trial.importing if trial else lambda: None,
+                imported=trial.imported if trial else None,
                 confirmed=trial.confirm if trial else lambda: None,
             )
         except BaseException:

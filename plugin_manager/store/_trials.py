@@ -44,16 +44,21 @@ class Attempt:
     def __init__(self, directory: Path, lock: Lease) -> None:
         self._directory, self._lock, self._process = directory, lock, os.getpid()
 
+    @property
+    def inherited(self) -> bool:
+        """Whether a parent of this process made it, by whose doings it is to be judged."""
+        return self._process != os.getpid()
+
     def fail(self) -> None:
         """Have it count, now; in a child of a fork, whose parent may go on, one of its own."""
-        if self._process != os.getpid():
+        if self.inherited:
             with contextlib.suppress(OSError):  # the trial is over
                 self._directory.with_name(os.urandom(8).hex()).mkdir()
         self._lock.close()
 
     def withdraw(self) -> None:
         """Have it never count: what is on trial was not tried."""
-        if self._process == os.getpid():
+        if not self.inherited:
             with contextlib.suppress(OSError):  # the trial is over
                 self._directory.rmdir()
         self._lock.close()
