@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 
 from packaging.version import Version
 
-from plugin_manager.errors import CorruptError, RefusedError
+from plugin_manager.errors import CorruptError, InvalidInputError, RefusedError
 from plugin_manager.loader._finder import FINDER, Source
 from plugin_manager.loader._modules import contents
 from plugin_manager.loader._names import usable_distributions, vendored_modules
@@ -24,11 +24,19 @@ from plugin_manager.model import PluginName, Release
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["LoadedPlugin", "load"]
+__all__ = ["LoadedPlugin", "check_verify", "load"]
 
 
 def _nothing() -> None:
     pass
+
+
+def check_verify(verify: object) -> None:
+    """Raise InvalidInputError where `verify` is neither "all" nor "on-read"."""
+    if verify not in ("all", "on-read"):
+        raise InvalidInputError(
+            f"verify={verify!r} is no way to verify", remedy="Give 'all' or 'on-read'."
+        )
 
 
 def load(
@@ -58,8 +66,10 @@ def load(
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
     that is not as signed, or `directory` where it is missing or no directory itself, and
     ModuleConflictError where the release brings a module or a distribution that this process has
-    already, both before anything has changed. Threads may load at the same time.
+    already, both before anything has changed; InvalidInputError for any other `verify`. Threads may
+    load at the same time.
     """
+    check_verify(verify)
     tree = Tree(
         manifest,
         _real(manifest, directory),

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from plugin_manager.errors import InvalidInputError
 from plugin_manager.loader import _imports, load
 from tests.loader.releases import make_release
 
@@ -216,3 +217,9 @@ def test_what_runpy_runs_is_never_good_by_what_it_imports(tmp_path, heard):
 def test_code_that_is_handed_out_begins(plugin, heard):
     assert importlib.util.find_spec("demo").loader.get_code("demo")
     assert heard == ["begins"]
+
+
+@pytest.mark.parametrize("verify", ["All", True, None])
+def test_any_other_way_to_verify_is_refused(tmp_path, verify):
+    with pytest.raises(InvalidInputError, match="verify="):
+        load(*make_release(tmp_path, FILES), verify=verify)
