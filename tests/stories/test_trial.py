@@ -571,6 +571,29 @@ def test_of_processes_that_go_back_at_once_one_does(hosts: Hosts) -> None:
     assert len(manager.history()) == before + 1
 
 
+@pytest.mark.parametrize("other", ["confirms", "goes back"])
+def test_what_another_process_did_while_it_waited_is_left_as_it_is(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    manager = upgraded(hosts)
+    exhaust(manager)
+    healer, done = manager._healer, []
+
+    def meanwhile() -> PluginManager:
+        if not done:
+            if other == "confirms":
+                assert hosts.world.manager().confirm("acme/maps")
+            else:
+                hosts.run(then="")
+            done.append(len(manager.history()))
+        return healer()
+
+    monkeypatch.setattr(manager, "_healer", meanwhile)
+    with manager.load("acme/maps") as plugin:
+        assert str(plugin.version) == ("2.0" if other == "confirms" else "1.0")
+    assert [len(manager.history())] == done
+
+
 def test_upgrades_pass_over_what_failed_and_take_what_is_newer(
     hosts: Hosts, caplog: pytest.LogCaptureFixture
 ) -> None:
