@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -724,6 +725,28 @@ def test_where_the_store_cannot_be_written_the_load_is_refused(hosts: Hosts) -> 
                 plugin.confirm()
         exhaust(manager)
         assert isinstance(refusal(frozen).__cause__, StoreAccessError)
+
+
+def test_on_a_full_disk_it_works_and_that_it_is_not_counted_is_said_once(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = upgraded(hosts)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context, manager.load("acme/maps") as plugin:
+        context.setattr(Trials, "attempt", full)
+        context.setattr(Trials, "end", full)
+        for name in ("maps", "maps.more", "maps"):
+            plugin.import_module(name)
+    assert caplog.text.count("attempts cannot be counted: [Errno 28]") == 1
+    assert caplog.text.count("works, but stays on trial") == 1
+    assert attempts(manager) == 0
+    # Control: with room it is over.
+    with manager.load("acme/maps") as plugin:
+        plugin.import_module("maps")
+    assert attempts(manager) is None
 
 
 def test_where_another_writes_for_too_long_the_load_is_refused(hosts: Hosts) -> None:
