@@ -99,6 +99,7 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
     def get_code(self, fullname: str) -> CodeType | None:
         """The module's code; raises CorruptError, SyntaxError."""
         location = self.get_filename(fullname)
+        self.tree.hand_out()
         if self._bytecode:
             try:
                 return self.tree.use(
@@ -173,6 +174,11 @@ class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignor
         _Verified.__init__(self, tree, name, path)
         machinery.SourcelessFileLoader.__init__(self, name, self.location)
 
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code; raises CorruptError, ImportError."""
+        self.tree.hand_out()
+        return super().get_code(fullname)
+
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module."""
         with self.tree.executing():
@@ -185,7 +191,7 @@ class _ExtensionLoader(_Verified, abc.ExecutionLoader):
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
         """The module, its library mapped; raises ImportError, CorruptError."""
         # Mapping a library runs code of it already, but only what follows shows that it is good.
-        with self.tree.executing(whole=False):
+        with self.tree.executing(lambda: False):
             return load_extension(self.tree, self._path, spec)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -15,7 +15,7 @@ from importlib.metadata import (
 )
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -37,7 +37,7 @@ __all__ = [
 def entry_points(source: Source) -> EntryPoints:
     """The entry points that the release's manifest declares."""
     return EntryPoints(
-        EntryPoint(entry.name, source.imported_as(entry.value), entry.group)
+        _EntryPoint(source, entry.name, source.imported_as(entry.value), entry.group)
         for entry in source.tree.manifest.entry_points
     )
 
@@ -125,6 +125,24 @@ def _find_elsewhere(name: str, tree: Tree, ignoring: object) -> Distribution | N
     return None
 
 
+class _EntryPoint(EntryPoint):
+    """An entry point of a release, whose `load` is good only with what it names in the module."""
+
+    def __init__(
+        self, source: Source, name: str, value: str, group: str, dist: Distribution | None = None
+    ) -> None:
+        super().__init__(name, value, group)
+        vars(self).update(_source=source, dist=dist)  # attributes cannot be set
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return EntryPoint, (self.name, self.value, self.group)  # elsewhere nothing is loaded
+
+    def load(self) -> Any:
+        """What it names."""
+        with vars(self)["_source"].tree.executing(lambda: True):
+            return super().load()
+
+
 class _InTree(Distribution):
     """A distribution whose files lie below the import root of a release."""
 
@@ -166,7 +184,10 @@ class _Installed(_InTree):
     def entry_points(self) -> EntryPoints:
         """The entry points; none where the file makes no sense."""
         with contextlib.suppress(TypeError, ValueError):
-            return super().entry_points
+            found = super().entry_points
+            return EntryPoints(
+                _EntryPoint(self._source, one.name, one.value, one.group, self) for one in found
+            )
         return EntryPoints(())
 
     @property

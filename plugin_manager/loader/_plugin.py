@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 
 from packaging.version import Version
 
-from plugin_manager.errors import CorruptError, RefusedError
+from plugin_manager.errors import CorruptError, InvalidInputError, RefusedError
 from plugin_manager.loader._finder import FINDER, Source
 from plugin_manager.loader._modules import contents
 from plugin_manager.loader._names import usable_distributions, vendored_modules
@@ -24,11 +24,19 @@ from plugin_manager.model import PluginName, Release
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["LoadedPlugin", "load"]
+__all__ = ["LoadedPlugin", "check_verify", "load"]
 
 
 def _nothing() -> None:
     pass
+
+
+def check_verify(verify: object) -> None:
+    """Raise InvalidInputError where `verify` is neither "all" nor "on-read"."""
+    if verify not in ("all", "on-read"):
+        raise InvalidInputError(
+            f"verify={verify!r} is no way to verify", remedy="Give 'all' or 'on-read'."
+        )
 
 
 def load(
@@ -37,7 +45,8 @@ def load(
     *,
     verify: Literal["all", "on-read"] = "all",
     released: Callable[[], None] = _nothing,
-    imported: Callable[[BaseException | None], None] = lambda _: None,
+    importing: Callable[[], None] = _nothing,
+    imported: Callable[[BaseException | None], None] | None = None,
     confirmed: Callable[[], None] = _nothing,
 ) -> LoadedPlugin:
     """The release in `directory`, its modules ready to be imported.
@@ -47,20 +56,25 @@ def load(
     that very use; only paths that were not asked for by `LoadedPlugin.path` differ. In both modes
     no directory of the release may be a link.
 
-    `imported(error)` is called whenever the outermost execution of a module of the release, in
-    its thread, has ended: with None where it was good, else with what it raised, which is raised
-    on. `confirmed` is called by `LoadedPlugin.confirm`; `released` once nothing of `directory` is
-    in use any more: after the unloading of this plugin and of those that share modules with it.
+    Where `imported` is given, `importing()` is called before code of the release runs, or is
+    handed out, in a thread that runs none; `imported(error)` when that raised, which is raised on;
+    and `imported(None)` when an import of the release, `import_module` or an entry point's `load`
+    has ended well, with nothing of the release being imported any more. `confirmed` is called by
+    `LoadedPlugin.confirm`; `released` once nothing of `directory` is in use any more: after the
+    unloading of this plugin and of those that share modules with it.
 
     `manifest` must be trusted. No code of the release runs. Raises CorruptError naming every file
     that is not as signed, or `directory` where it is missing or no directory itself, and
     ModuleConflictError where the release brings a module or a distribution that this process has
-    already, both before anything has changed. Threads may load at the same time.
+    already, both before anything has changed; InvalidInputError for any other `verify`. Threads may
+    load at the same time.
     """
+    check_verify(verify)
     tree = Tree(
         manifest,
         _real(manifest, directory),
         verified_at_load=verify == "all",
+        importing=importing,
         imported=imported,
     )
     tree.check_directories()
@@ -225,12 +239,26 @@ class LoadedPlugin:
             above = above.rpartition(".")[0]
         if not above:
             raise ModuleNotFoundError(f"{self.release} has no module {name!r}", name=name)
-        return importlib.import_module(self._source.imported_as(name))
+        imported_as = self._source.imported_as(name)
+        with self._source.tree.executing(lambda: missing is None):
+            missing = None
+            try:
+                return importlib.import_module(imported_as)
+            except ModuleNotFoundError as error:
+                if error.name != imported_as:
+                    raise
+                missing = error  # a host may ask what there is: that is no failure of the release
+        raise missing
 
     @property
     def modules(self) -> Mapping[str, ModuleType]:
         """The release's modules that are imported now, by name."""
         return FINDER.modules(self._source)
+
+    @property
+    def executing(self) -> bool:
+        """Whether some thread is importing, and so executing, a module of the release."""
+        return self._source.tree.is_executing
 
     @property
     def shared(self) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from plugin_manager.errors import CorruptError
+from plugin_manager.loader import _imports
 from plugin_manager.manifest import File, Manifest
 from plugin_manager.model import bytecode_tag
 from plugin_manager.store import (
@@ -46,12 +47,6 @@ def join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
-class _Depth(threading.local):
-    """How many modules of a release the thread is executing, one within the other."""
-
-    value = 0
-
-
 def _add_directory(found: dict[str, list[str]], path: str) -> None:
     """Have the directory `path`, and what leads to it, in those above."""
     parent, _, name = path.rpartition("/")
@@ -65,7 +60,7 @@ class Tree:
     """The files of `manifest` in `directory` (real, absolute) that this interpreter may use.
 
     Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
-    form of the operating system. `imported` is told how each outermost execution ended.
+    form of the operating system. `importing` and `imported` are told of executions as `load` says.
     """
 
     def __init__(
@@ -74,13 +69,15 @@ class Tree:
         directory: Path,
         *,
         verified_at_load: bool = True,
-        imported: Callable[[BaseException | None], None] = lambda _: None,
+        importing: Callable[[], None] = lambda: None,
+        imported: Callable[[BaseException | None], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.directory = directory
         self.verified_at_load = verified_at_load
-        self._imported = imported
-        self._depth = _Depth()
+        self._importing, self._imported = importing, imported
+        # Which threads execute something of it. A child of a fork has none but its own.
+        self._executing: set[tuple[int, int]] = set()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
         self._top = str(directory)
         self._prefix = os.path.join(self._top, "")  # noqa: PTH118 - a string
@@ -138,24 +135,45 @@ class Tree:
         return self.directory / file.path
 
     @contextmanager
-    def executing(self, *, whole: bool = True) -> Iterator[None]:
-        """A module of the release is executed meanwhile; how the outermost ended is told.
+    def executing(self, is_over: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Something of the release is executed meanwhile; the beginning and the end are told.
 
-        That it ended well is not, where it was not the `whole` of the execution.
+        That it ended well is told only if `is_over` (by default: the import) then says that nothing
+        is to follow, and no other thread executes anything of it. What is executed within is part
+        of the whole.
         """
-        depth = self._depth
-        depth.value += 1
+        mine = (os.getpid(), threading.get_ident())
+        if self._imported is None or mine in self._executing:
+            yield
+            return
+        self._executing.add(mine)
         try:
+            self._importing()
             yield
         except BaseException as error:
-            if depth.value == 1:
-                self._imported(error)
+            self._executing.discard(mine)
+            self._imported(error)
             raise
         else:
-            if depth.value == 1 and whole:
+            self._executing.discard(mine)
+            if not self.is_executing and (is_over() if is_over else _imports.is_over(self._prefix)):
                 self._imported(None)
         finally:
-            depth.value -= 1
+            self._executing.discard(mine)
+
+    def hand_out(self) -> None:
+        """Code of the release goes to who may execute it by himself, as `runpy` does."""
+        if (
+            self._imported is not None
+            and (os.getpid(), threading.get_ident()) not in self._executing
+        ):
+            self._importing()
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether a thread executes something of the release."""
+        process = os.getpid()
+        return any(one == process for one, _ in list(self._executing))
 
     def _file(self, path: str) -> File:
         return self.files.get(path) or self.manifest.file(path)

@@ -26,7 +26,7 @@ from plugin_manager.errors import (
     PluginManagerError,
     RefusedError,
 )
-from plugin_manager.loader import LoadedPlugin
+from plugin_manager.loader import LoadedPlugin, check_verify
 from plugin_manager.loader import load as load_release
 from plugin_manager.manager._events import Events
 from plugin_manager.manager._planner import vouched
@@ -105,6 +105,7 @@ class Loading:
         self, plugin: PluginName, *, verify: Literal["all", "on-read"] = "all"
     ) -> LoadedPlugin:
         """As `PluginManager.load` says."""
+        check_verify(verify)
         try:
             with ExitStack() as leases:
                 return self._load_healing(plugin, verify, leases)
@@ -302,6 +303,7 @@ class Loading:
                 trial.end()
             self.events("unloaded", release.plugin, release, text=f"{release} is unloaded")
 
+        loaded = None
         try:
             directory = store.release_directory(release, active.digest)
             loaded = load_release(
@@ -309,14 +311,18 @@ class Loading:
                 directory,
                 verify=verify,
                 released=released,
-                imported=trial.imported if trial else lambda _: None,
+                importing=trial.importing if trial else lambda: None,
+                imported=trial.imported if trial else None,
                 confirmed=trial.confirm if trial else lambda: None,
             )
-        except BaseException:
+            how = "every file" if verify == "all" else "each file as it is read"
+            text = f"{release}: signatures and {how}"
+            self.events("verified", release.plugin, release, text=text)
+        except BaseException:  # out of the host's hook as well, where somebody interrupts it
+            if loaded:
+                loaded.unload()
             lease.close()
             raise
-        how = "every file" if verify == "all" else "each file as it is read"
-        self.events("verified", release.plugin, release, text=f"{release}: signatures and {how}")
         if trial:
             trials.append((trial, loaded))
         return loaded

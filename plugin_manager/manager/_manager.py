@@ -186,8 +186,11 @@ class PluginManager:
         damaged; after an upgrade a release has `trial_attempts` (by default 3; 0: no trials) to be
         confirmed: by a first successful import, or with `confirm="host"` only by
         `LoadedPlugin.confirm`. What is None comes from the environment (see
-        `plugin_manager.configuration`). Touches neither disk nor network.
+        `plugin_manager.configuration`). Touches neither disk nor network. Raises InvalidInputError
+        for what is none of these.
         """
+        _check("on_corruption", on_corruption, "refuse", "repair")
+        _check("confirm", confirm, "import", "host")
         settings = from_environment(
             os.environ,
             store=store,
@@ -399,7 +402,7 @@ class PluginManager:
         EvictedError, UntrustedError (also ExpiredError), BlockedError, CorruptError naming every
         damaged file, IncompatibleHostError, ModuleConflictError; RefusedError where this process
         still holds another release of it, or where it failed on trial and the one before cannot
-        come back.
+        come back; InvalidInputError for another `verify`.
         """
         return self._loading.load(_plugin(name), verify=verify)
 
@@ -409,8 +412,12 @@ class PluginManager:
         """Load each of `names` (none: all that is active, in the system store too) as `load` does.
 
         What cannot be loaded is reported, and keeps nothing else from being loaded but what
-        requires it. Raises where the store's records cannot be read.
+        requires it. Raises where the store's records cannot be read; InvalidInputError, with
+        nothing loaded, for a name that no plugin can have.
         """
+        from plugin_manager.loader import check_verify  # noqa: PLC0415
+
+        check_verify(verify)
         plugins = [_plugin(name) for name in names]
         if not plugins:
             active = [*self.installed(), *self.system_installed()]
@@ -1014,6 +1021,13 @@ def _requirements(requests: Iterable[str | PluginRequirement]) -> list[PluginReq
         request if isinstance(request, PluginRequirement) else PluginRequirement.parse(request)
         for request in requests
     ]
+
+
+def _check(what: str, given: object, *allowed: str) -> None:
+    if given not in allowed:
+        raise InvalidInputError(
+            f"{what}={given!r} is not known", remedy=f"Give {' or '.join(map(repr, allowed))}."
+        )
 
 
 def _plugin(name: str | PluginName) -> PluginName:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 from importlib.machinery import all_suffixes
-from threading import Lock
+from pathlib import Path
+from threading import RLock
+from traceback import walk_tb
 from typing import Literal
+from weakref import WeakSet
 
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import CorruptError, PluginManagerError
@@ -24,9 +29,10 @@ _log = logging.getLogger("plugin_manager")
 class TrialRun:
     """The use that this process makes of a release on trial.
 
-    It is an attempt from `begin` on. That fails with an exception out of an import, with the
-    process, and, where the host is to confirm, when it is unloaded without. Where an import
-    confirms, nothing was tried as long as none began. Threads may share it.
+    It is an attempt from before its first code runs; where the host is to confirm, from `begin`.
+    That fails with an exception out of an import, with the process, and, where the host is to
+    confirm, when it is unloaded without. Threads may share it; in a child of a fork it is what it
+    was in the parent, and an attempt that the parent made stays the parent's.
     """
 
     def __init__(self, store: Store, active: Active, confirm: Confirm, events: Events) -> None:
@@ -34,35 +40,40 @@ class TrialRun:
         self._active, self._policy, self._events = active, confirm, events
         self._plugin: LoadedPlugin | None = None
         self._attempt: Attempt | None = None
+        self._done = False  # there shall be no other attempt
         self._imported = False
-        self._lock = Lock()
+        self._lock = RLock()
+        _RUNS.add(self)
+
+    def renew_lock(self) -> None:
+        """Forget who has the lock: in a child of a fork nobody is left to release it."""
+        self._lock = RLock()
 
     def begin(self, plugin: LoadedPlugin) -> None:
-        """Count an attempt at `plugin`, none of whose code has run."""
-        if self._policy == "import" and not _has_code(plugin):
-            self._confirm_quietly()  # that it loads is all that can be tried
-            return
+        """`plugin` is loaded, and goes to the host."""
         self._plugin = plugin
-        try:
-            self._attempt = self._trials.attempt(self._active.digest)
-        except OSError as error:
-            # A store that only others may write to must load all the same.
-            _log.warning(
-                "%s is on trial, but attempts cannot be counted: %s", self._active.release, error
-            )
-        if self._attempt and self._policy == "import":
-            atexit.register(self._exit)
+        if self._policy == "host":
+            self._try()
+        elif not _has_code(plugin):
+            self._confirm_quietly()  # that it loads is all that can be tried
+
+    def importing(self) -> None:
+        """Code of the release is about to run."""
+        self._try()
 
     def imported(self, error: BaseException | None) -> None:
-        """The execution of a module ended, with `error` or well."""
+        """An import ended, with `error` or well."""
         if error is None:
             if self._policy == "import" and not self._imported:
                 self._imported = True
                 self._confirm_quietly()
-        # A damaged file is refused, and repaired: that says nothing about the release.
-        elif not isinstance(error, CorruptError) and (attempt := self._take()):
-            _log.warning("%s, which is on trial, raised %r", self._active.release, error)
-            attempt.fail()
+        # A damaged file is refused, and repaired: that says nothing about the release. Nor does
+        # somebody who did not want to wait. SystemExit does: it takes the host down.
+        elif isinstance(error, (CorruptError, KeyboardInterrupt)):
+            if attempt := self._take(done=False):
+                attempt.withdraw()
+        else:
+            self._fail(error)
 
     def confirm(self) -> None:
         """End the trial; raises StoreAccessError."""
@@ -78,10 +89,35 @@ class TrialRun:
     def end(self) -> None:
         """Nothing of the release is in use any more."""
         if attempt := self._take():
-            if self._policy == "import":
-                attempt.withdraw()  # neither done nor failed: no import began
+            hangs = self._plugin is not None and self._plugin.executing
+            if attempt.inherited or (self._policy == "import" and not hangs):
+                attempt.withdraw()  # the parent's; or neither done nor failed
             else:
                 attempt.fail()
+
+    def _try(self) -> None:
+        """Have an attempt on record, unless there has been one."""
+        with self._lock:
+            if self._attempt or self._done:
+                return
+            self._done = True
+            try:
+                self._attempt = self._trials.attempt(self._active.digest)
+            except OSError as error:
+                uncounted = error
+            else:
+                if self._attempt and self._policy == "import":
+                    atexit.register(self._exit)
+                return
+        # A store that only others may write to must load all the same; so must one that is full.
+        _log.warning(
+            "%s is on trial, but attempts cannot be counted: %s", self._active.release, uncounted
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        if attempt := self._take():
+            _log.warning("%s, which is on trial, raised %r", self._active.release, error)
+            attempt.fail()
 
     def _confirm_quietly(self) -> None:
         try:
@@ -90,15 +126,46 @@ class TrialRun:
             _log.warning("%s works, but stays on trial: %s", self._active.release, error)
 
     def _exit(self) -> None:
-        """The process ends in order. What it imported and has not ended may be what hung."""
-        if self._plugin and not self._plugin.modules and (attempt := self._take()):
+        """The process ends in order. What it still imports may be what hung."""
+        plugin = self._plugin
+        if plugin is None or plugin.executing:
+            return
+        # What went out by `get_code` was executed by others, who told nobody how it ended.
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException) and _comes_from(error, plugin.directory):
+            self._fail(error)
+        elif attempt := self._take():
             attempt.withdraw()
 
-    def _take(self) -> Attempt | None:
+    def _take(self, *, done: bool = True) -> Attempt | None:
+        """The attempt, which no other thread has taken; not `done`: there may be another."""
         with self._lock:
             attempt, self._attempt = self._attempt, None
+            self._done = done
         atexit.unregister(self._exit)
         return attempt
+
+
+_RUNS: WeakSet[TrialRun] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for run in _RUNS:
+        run.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _comes_from(error: BaseException, directory: Path) -> bool:
+    """Whether `error` came through code in `directory`, or is about a file there."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        files.append(error.filename or "")
+    elif isinstance(error, ImportError):
+        files.append(error.path or "")
+    return any(file.startswith(os.path.join(directory, "")) for file in files)  # noqa: PTH118 - a prefix
 
 
 def _has_code(plugin: LoadedPlugin) -> bool:

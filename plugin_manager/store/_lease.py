@@ -8,6 +8,7 @@ of a fork share it: they use the same release.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from plugin_manager.errors import LockedError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Lease", "claim", "is_occupied", "occupy"]
+__all__ = ["Lease", "claim", "is_left", "is_occupied", "occupy"]
 
 _ATTEMPTS, _PATIENCE, _PAUSE_SECONDS = 400, 4, 0.005
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -123,22 +124,50 @@ def occupy(directory: Path) -> Lease | None:
 
 
 def is_occupied(directory: Path) -> bool:
-    """Whether another has the exclusive right to work in `directory`."""
-    if sys.platform == "win32":
+    """Whether another has the exclusive right to work in `directory`, or that cannot be told."""
+    try:
+        return not _is_free(directory)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def is_left(directory: Path) -> bool:
+    """Whether `directory` is there, and nobody has the exclusive right to work in it."""
+    try:
+        return _is_free(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_free(directory: Path) -> bool:
+    """Whether nobody works in `directory`; False where it cannot be opened to see.
+
+    Raises FileNotFoundError, also where it was removed meanwhile, and NotADirectoryError.
+    """
+    if sys.platform == "win32":
+        if not directory.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
+        return True
     try:
         descriptor = os.open(directory, _FLAGS)
-    except OSError:
-        return False  # it is not there
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # what some systems say of a link
+            raise NotADirectoryError(*error.args) from error
         return False
+    try:
+        with contextlib.suppress(OSError):  # no locks there: nobody can have one
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        # Who withdraws removes it first: then the lock was free only because it is gone.
+        if not _is_at(descriptor, directory):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
+        return True
     finally:
         os.close(descriptor)
-    return False
 
 
 def _is_at(descriptor: int, directory: Path) -> bool:

@@ -28,11 +28,18 @@ from plugin_manager.durable import (
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest
 from plugin_manager.store._garbage import Garbage, disk_bytes, entries
-from plugin_manager.store._lease import Lease, is_occupied, occupy
+from plugin_manager.store._lease import Lease, is_left, occupy
 
 __all__ = ["Attempt", "Trials"]
 
 _ATTEMPT = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+def _make(attempt: Path) -> None:
+    """Make the directory of an attempt, which other users can see into whatever the umask."""
+    attempt.mkdir()
+    with contextlib.suppress(OSError):  # a file system without modes
+        attempt.chmod(0o755)
 
 
 class Attempt:
@@ -44,16 +51,21 @@ class Attempt:
     def __init__(self, directory: Path, lock: Lease) -> None:
         self._directory, self._lock, self._process = directory, lock, os.getpid()
 
+    @property
+    def inherited(self) -> bool:
+        """Whether a parent of this process made it, by whose doings it is to be judged."""
+        return self._process != os.getpid()
+
     def fail(self) -> None:
         """Have it count, now; in a child of a fork, whose parent may go on, one of its own."""
-        if self._process != os.getpid():
+        if self.inherited:
             with contextlib.suppress(OSError):  # the trial is over
-                self._directory.with_name(os.urandom(8).hex()).mkdir()
+                _make(self._directory.with_name(os.urandom(8).hex()))
         self._lock.close()
 
     def withdraw(self) -> None:
         """Have it never count: what is on trial was not tried."""
-        if self._process == os.getpid():
+        if not self.inherited:
             with contextlib.suppress(OSError):  # the trial is over
                 self._directory.rmdir()
         self._lock.close()
@@ -85,7 +97,7 @@ class Trials:
             if not is_real_directory(trial) or not is_real_directory(self._directory):
                 return None
             made = [path for path in entries(trial) if _ATTEMPT.fullmatch(path.name)]
-            return sum(not is_occupied(path) for path in made)
+            return sum(map(is_left, made))
 
     def begin(self, release: Digest) -> None:
         """Put a release on trial, durably, with no attempts made. For the writer."""
@@ -129,7 +141,7 @@ class Trials:
         name = os.urandom(8).hex()
         beside = trial / f"{TEMPORARY_PREFIX}{name}"
         try:
-            beside.mkdir()
+            _make(beside)
             lock = occupy(beside)
             assert lock is not None  # nobody else knows the name
             attempt = Attempt(trial / name, lock)

@@ -172,6 +172,46 @@ def test_a_hook_that_raises_stops_nothing(world: World, caplog: pytest.LogCaptur
     assert manager.trials() == {}
 
 
+def test_a_hook_that_is_interrupted_leaves_nothing_loaded(world: World) -> None:
+    manager = installed(world)
+    for kind in ("verified", "loaded"):
+
+        def hook(event: Event, kind: str = kind) -> None:
+            if event.kind == kind:
+                raise KeyboardInterrupt
+
+        manager.on_event = hook
+        with pytest.raises(KeyboardInterrupt):
+            manager.load("acme/maps")
+        assert leased(manager) == set()
+        manager.on_event = lambda _: None
+        with manager.load("acme/maps"):
+            assert leased(manager) == {"acme/maps", "acme/base"}
+        manager.close()
+
+
+@pytest.mark.parametrize("verify", ["All", "full", "", True, None])
+def test_any_other_way_to_verify_is_refused(world: World, verify: Any) -> None:
+    manager = installed(world)
+    damage(manager, "acme/maps")
+    with pytest.raises(InvalidInputError, match="verify="):
+        manager.load("acme/maps", verify=verify)
+    with pytest.raises(InvalidInputError, match="verify="):
+        manager.load_all("acme/base", verify=verify)
+    assert leased(manager) == set()
+    # Control: the default sees the damage.
+    with pytest.raises(CorruptError):
+        manager.load("acme/maps")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"confirm": "never"}, {"confirm": None}, {"on_corruption": "fix"}]
+)
+def test_settings_that_are_none_are_refused(world: World, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(settings))):
+        PluginManager.open(world.directory / "store", root=world.root, **settings)
+
+
 # --- failure isolation ---------------------------------------------------------------------------
 
 
@@ -213,8 +253,10 @@ def test_one_broken_plugin_is_reported_and_the_others_are_loaded(world: World) -
     again = manager.load_all("acme/needy", "acme/good")
     assert [str(name) for name in again.loaded] == ["acme/needy", "acme/good"]
     assert not again.refused
+    manager.close()
     with pytest.raises(InvalidInputError):
-        manager.load_all("no name")
+        manager.load_all("acme/good", "no name")
+    assert leased(manager) == set(), "a name that is none is the host's mistake: nothing is begun"
 
 
 def test_all_means_those_of_the_system_store_too(world: World) -> None:

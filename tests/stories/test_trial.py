@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,9 @@ from plugin_manager.errors import (
     RefusedError,
     StoreAccessError,
 )
-from plugin_manager.manager import Event
-from plugin_manager.model import PluginName
-from plugin_manager.store import Trials
+from plugin_manager.manager import Event, _trial
+from plugin_manager.model import Digest, PluginName
+from plugin_manager.store import Attempt, Trials
 from tests.cli.test_client import Command
 from tests.stories.test_space import read_only
 from tests.world import World, snapshot
@@ -280,9 +282,187 @@ def test_what_was_loaded_but_not_imported_was_not_tried(hosts: Hosts) -> None:
     with manager.load("acme/maps") as plugin:
         assert plugin.read("maps/more.py") == b"MORE = 1\n"
     assert attempts(manager) == 0
-    # Control: a host that dies meanwhile counts, as nobody can tell what it was doing.
-    hosts.run("os._exit(0)")
+    # Nor by a host that is ended from outside before it needs it.
+    ended = hosts.start("import time; time.sleep(600)")
+    assert ended.stdout
+    assert "2.0" in ended.stdout.readline()
+    ended.terminate()
+    ended.communicate()
+    assert attempts(manager) == 0
+    # Control: where the host is to confirm it is in use from the load on.
+    hosts.run("os._exit(0)", confirm="host")
     assert attempts(manager) == 1
+
+
+def test_nothing_runs_before_the_attempt_is_on_record(hosts: Hosts) -> None:
+    manager = upgraded(hosts, HANG)
+    process = hosts.start()
+    hosts.until_run("2.0")
+    [trial] = (hosts.world.directory / "store/trials").iterdir()
+    assert len(list(trial.iterdir())) == 1
+    process.kill()
+    process.communicate()
+    assert attempts(manager) == 1
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        "import maps.views",
+        "from maps import views",
+        "plugin.import_module('maps.views')",
+        "[entry.load() for entry in plugin.entry_points]",
+        "import runpy; runpy.run_module('maps.views')",
+    ],
+)
+@pytest.mark.parametrize("way", ["exit", "exception"])
+def test_a_package_that_is_good_does_not_speak_for_the_module_that_was_asked_for(
+    world: World, then: str, way: str
+) -> None:
+    hosts = Hosts(world)
+    with world.online():
+        for version, views in (("1.0", ""), ("2.0", f"import os\n{CRASHES[way]}\n")):
+            files = {"maps/__init__.py": "", "maps/views.py": f"{views}def main(): pass\n"}
+            entry = '[entry-points."app.views"]\nmain = "maps.views:main"\n'
+            world.publish(f"acme/maps {version}", files, entry_points=entry)
+            world.manager().install(f"acme/maps=={version}")
+    versions = [hosts.run(then)["version"] for _ in range(4)]
+    assert versions == ["2.0", "2.0", "2.0", "1.0"]
+
+
+def test_an_entry_point_without_what_it_names_is_a_failure(world: World) -> None:
+    with world.online():
+        for version, module in (("1.0", "def main(): pass\n"), ("2.0", "")):
+            entry = '[entry-points."app.views"]\nmain = "maps:main"\n'
+            world.publish(f"acme/maps {version}", {"maps.py": module}, entry_points=entry)
+            world.manager().install(f"acme/maps=={version}")
+    for failed in range(3):
+        manager = world.manager()
+        assert attempts(manager) == failed
+        with manager.load("acme/maps") as plugin, pytest.raises(AttributeError):
+            plugin.entry_points[0].load()
+    with world.manager().load("acme/maps") as plugin:
+        plugin.entry_points[0].load()
+
+
+def test_who_interrupts_a_slow_import_does_not_judge_the_release(hosts: Hosts) -> None:
+    manager = upgraded(hosts, "if not pathlib.Path(os.environ['MARKS'], 'go').exists():\n"
+                       "    import signal; os.kill(os.getpid(), signal.SIGINT)\n")  # fmt: skip
+    for _ in range(4):
+        run = hosts.run()
+        assert (run["version"], run["code"] != 0) == ("2.0", True)
+    assert hosts.ran() == {"2.0"}
+    plugin = manager.load("acme/maps")
+    with pytest.raises(KeyboardInterrupt):
+        plugin.import_module("maps")
+    assert attempts(manager) == 0
+    # What is tried after that is an attempt as any other.
+    [trial] = (hosts.world.directory / "store/trials").iterdir()
+    assert list(trial.iterdir()) == []
+    (hosts.marks / "go").touch()
+    plugin.import_module("maps")
+    assert attempts(manager) is None
+
+
+def test_a_release_that_ends_its_host_in_order_is_left(hosts: Hosts) -> None:
+    upgraded(hosts, "raise SystemExit(0)")
+    runs = [hosts.run() for _ in range(4)]
+    assert [(run["version"], run["code"]) for run in runs] == [("2.0", 0)] * 3 + [("1.0", 0)]
+
+
+RUN = "import runpy; runpy.run_module('maps.more')"
+
+
+def test_what_runpy_runs_is_judged_by_how_the_process_ends(hosts: Hosts) -> None:
+    manager = upgraded(hosts, UNLESS)
+    (hosts.marks / "go").touch()
+    hosts.run(RUN)
+    assert attempts(manager) == 0, "well: it is not counted, and goes on being on trial"
+    hosts.run(f"{RUN}; raise OSError('of the host')")
+    assert attempts(manager) == 0
+    hosts.run(f"{RUN}; os._exit(1)")
+    assert attempts(manager) == 1
+    (hosts.marks / "go").unlink()
+    hosts.run(RUN)
+    assert attempts(manager) == 2
+
+
+def test_a_child_of_a_fork_that_ends_in_order_is_not_its_parents_end(hosts: Hosts) -> None:
+    upgraded(hosts)
+    manager = configured(hosts.world, confirm="host")
+    plugin = manager.load("acme/maps")
+    for _ in range(3):
+        in_child(manager.close)
+    assert attempts(manager) == 0
+    # Control: the parent's own end is one.
+    plugin.unload()
+    assert attempts(manager) == 1
+
+
+def in_child(call: Callable[[], object]) -> None:
+    """Call it in a child of a fork, which has to end well."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            call()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_of_a_fork_is_not_stuck_with_a_lock_of_another_thread(hosts: Hosts) -> None:
+    upgraded(hosts)
+    plugin = configured(hosts.world).load("acme/maps")
+    [run] = [one for one in _trial._RUNS if one._plugin is plugin]
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with run._lock:
+            held.set()
+            free.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(int(PATIENCE_SECONDS))
+        run.importing()
+        os._exit(0)
+    free.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_threads_that_begin_at_once_make_one_attempt(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded(hosts)
+    plugin = configured(hosts.world).load("acme/maps")
+    made: list[set[str]] = []
+    attempt = Trials.attempt
+
+    def slow(trials: Trials, release: Digest) -> Attempt | None:
+        until = time.monotonic() + 0.5
+        while not hosts.ran() and time.monotonic() < until:
+            time.sleep(0.01)  # code that runs meanwhile proves that nobody keeps it back
+        made.append(hosts.ran())
+        return attempt(trials, release)
+
+    monkeypatch.setattr(Trials, "attempt", slow)
+    threads = [
+        threading.Thread(target=plugin.import_module, args=(name,))
+        for name in ("maps", "maps.more")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [set()]
+    assert hosts.ran() == {"2.0"}
+    plugin.unload()
 
 
 def test_a_damaged_module_is_no_attempt(hosts: Hosts) -> None:
@@ -391,6 +571,29 @@ def test_of_processes_that_go_back_at_once_one_does(hosts: Hosts) -> None:
     assert {one["version"] for one in said} == {"1.0"}
     assert sum(["rolled-back", "acme/maps 1.0"] in one["events"] for one in said) == 1
     assert len(manager.history()) == before + 1
+
+
+@pytest.mark.parametrize("other", ["confirms", "goes back"])
+def test_what_another_process_did_while_it_waited_is_left_as_it_is(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    manager = upgraded(hosts)
+    exhaust(manager)
+    healer, done = manager._healer, []
+
+    def meanwhile() -> PluginManager:
+        if not done:
+            if other == "confirms":
+                assert hosts.world.manager().confirm("acme/maps")
+            else:
+                hosts.run(then="")
+            done.append(len(manager.history()))
+        return healer()
+
+    monkeypatch.setattr(manager, "_healer", meanwhile)
+    with manager.load("acme/maps") as plugin:
+        assert str(plugin.version) == ("2.0" if other == "confirms" else "1.0")
+    assert [len(manager.history())] == done
 
 
 def test_upgrades_pass_over_what_failed_and_take_what_is_newer(
@@ -523,6 +726,28 @@ def test_where_the_store_cannot_be_written_the_load_is_refused(hosts: Hosts) -> 
                 plugin.confirm()
         exhaust(manager)
         assert isinstance(refusal(frozen).__cause__, StoreAccessError)
+
+
+def test_on_a_full_disk_it_works_and_that_it_is_not_counted_is_said_once(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = upgraded(hosts)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context, manager.load("acme/maps") as plugin:
+        context.setattr(Trials, "attempt", full)
+        context.setattr(Trials, "end", full)
+        for name in ("maps", "maps.more", "maps"):
+            plugin.import_module(name)
+    assert caplog.text.count("attempts cannot be counted: [Errno 28]") == 1
+    assert caplog.text.count("works, but stays on trial") == 1
+    assert attempts(manager) == 0
+    # Control: with room it is over.
+    with manager.load("acme/maps") as plugin:
+        plugin.import_module("maps")
+    assert attempts(manager) is None
 
 
 def test_where_another_writes_for_too_long_the_load_is_refused(hosts: Hosts) -> None:
