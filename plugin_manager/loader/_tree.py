@@ -66,6 +66,7 @@ class Tree:
 
     Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
     form of the operating system. `imported` is told how each outermost execution ended.
+    `unloaded` is set once no module of it is to be executed any more.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Tree:
         self.manifest = manifest
         self.directory = directory
         self.verified_at_load = verified_at_load
+        self.unloaded = False
         self._imported = imported
         self._depth = _Depth()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
@@ -194,7 +196,10 @@ class Tree:
         if os.sep == location[:1] and not _UNUSUAL.search(location):
             absolute = location
         else:
-            absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+            try:
+                absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+            except OSError:  # relative to a working directory that is gone
+                return None
         if absolute == self._top:
             return ""
         if not absolute.startswith(self._prefix):

@@ -81,11 +81,11 @@ def test_who_asks_about_other_directories_is_not_told_of_plugins(loading, tmp_pa
     assert not isinstance(found, importlib.metadata.PathDistribution)  # the verified one is first
 
 
-def test_a_host_without_plugins_keeps_its_import_system(loading):
+def test_what_is_unloaded_has_left_the_metadata(loading):
     with loading(INSTALLED):
-        finder = sys.meta_path[0]
-        assert type(finder).__name__ == "PluginFinder"
-    assert finder not in sys.meta_path
+        assert importlib.metadata.version("demo_project") == "1.2"
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("demo_project")
 
 
 # --- what a release must not say -----------------------------------------------------------------
