@@ -180,7 +180,6 @@ class PluginFinder(abc.MetaPathFinder):
         self._users: dict[str, list[Source]] = {}
         self._owners: dict[str, Source] = {}
         self._namespaces: dict[str, _Portions] = {}
-        self._leaving: frozenset[str] = frozenset()  # names whose modules are just being removed
         # Of all that was ever loaded: the first parts of names, and the directories.
         self._tops: set[str] = set()
         self._tombs: set[str] = set()
@@ -222,9 +221,8 @@ class PluginFinder(abc.MetaPathFinder):
         gone = [name for name, users in self._users.items() if not users]
         trees = {source.tree, *(self._owners[name].tree for name in gone)}
         trees -= {owner.tree for name, owner in self._owners.items() if name not in gone}
-        # Until no module of theirs is left, these names must be nobody's: another thread that has
-        # the package would look in its directory for what is below.
-        self._leaving = frozenset(gone)
+        # What other threads have found already is not to be executed. What they look for from now
+        # on, below a package that they have, is in a directory where nothing is found.
         for tree in trees:
             tree.unloaded = True
         for name in gone:
@@ -233,7 +231,6 @@ class PluginFinder(abc.MetaPathFinder):
             _discard_module(name)
         for name in reversed(source.joins()):
             self._leave(name, source)
-        self._leaving = frozenset()
         for tree in trees:
             _forget_caches(tree)
         return self._left(source)
@@ -378,8 +375,6 @@ class PluginFinder(abc.MetaPathFinder):
                 within = source.tree.path_of(entry)
                 if within is not None and (found := source.spec(fullname, within)) is not None:
                     return found
-        elif _nearest(fullname, self._leaving):
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
         return self._ask_others(fullname, path or (), target)
 
     def _owner_of(self, fullname: str) -> Source | None:
@@ -531,7 +526,7 @@ def _discard_module(name: str) -> None:
     parent, _, child = name.rpartition(".")
     above = sys.modules.get(parent)
     # A plugin may have put None there, or anything, and other threads remove things too.
-    if isinstance(above, ModuleType) and module is not None and vars(above).get(child) is module:
+    if isinstance(above, ModuleType) and vars(above).get(child) is module:
         vars(above).pop(child, None)
 
 
