@@ -403,3 +403,31 @@ def test_zipfile_takes_streams_and_paths(model):
         assert archive.read("inside.txt") == b"text " * 100_000
     with zipfile.ZipFile(plugin.path("data.zip")) as archive:
         assert archive.namelist() == ["inside.txt"]
+
+
+def test_a_damaged_chunk_leaves_nothing_that_was_not_verified_in_the_stream(loading):
+    content = random.Random(2).randbytes(3 * CHUNK_BYTES)
+    plugin = loading({"demo.py": "", "data.bin": content})
+    damage(plugin.directory / "data.bin", CHUNK_BYTES)
+    with plugin.open("data.bin") as stream:
+        raw, part = stream.raw, bytearray(100)
+        for _ in range(3):
+            raw.seek(0)
+            assert raw.readinto(part) == 100
+            assert part == content[:100]
+            raw.seek(CHUNK_BYTES)
+            with pytest.raises(CorruptError, match=r"data\.bin"):
+                raw.readinto(part)
+            for at in (CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES - 1):
+                raw.seek(at)
+                with pytest.raises(CorruptError, match=r"data\.bin"):
+                    raw.readinto(part)
+
+
+@pytest.mark.parametrize("whence", [3, 4, 7])
+def test_seeking_in_a_way_that_there_is_not_is_a_value_error(loading, whence):
+    with (
+        loading({"demo.py": "", "data.bin": b"x" * 10}).open("data.bin") as stream,
+        pytest.raises(ValueError, match=f"{whence}"),
+    ):
+        stream.seek(0, whence)
