@@ -408,17 +408,17 @@ def test_zipfile_takes_streams_and_paths(model):
 def test_a_damaged_chunk_leaves_nothing_that_was_not_verified_in_the_stream(loading):
     content = random.Random(2).randbytes(3 * CHUNK_BYTES)
     plugin = loading({"demo.py": "", "data.bin": content})
-    damage(plugin.directory / "data.bin", CHUNK_BYTES)
+    damage(plugin.directory / "data.bin", 2 * CHUNK_BYTES)  # the next would get new memory
     with plugin.open("data.bin") as stream:
         raw, part = stream.raw, bytearray(100)
         for _ in range(3):
             raw.seek(0)
             assert raw.readinto(part) == 100
             assert part == content[:100]
-            raw.seek(CHUNK_BYTES)
+            raw.seek(2 * CHUNK_BYTES)
             with pytest.raises(CorruptError, match=r"data\.bin"):
                 raw.readinto(part)
-            for at in (CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES - 1):
+            for at in (2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 1, 3 * CHUNK_BYTES - 1):
                 raw.seek(at)
                 with pytest.raises(CorruptError, match=r"data\.bin"):
                     raw.readinto(part)
