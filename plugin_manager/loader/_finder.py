@@ -174,6 +174,7 @@ class PluginFinder(abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._lock = RLock()
+        self._changing: Source | None = None  # what is just being added or removed
         self._sources: list[Source] = []
         self._lingering: list[Source] = []  # removed, but others share modules of theirs
         # By module: the source it comes from, then those that share it. It stays until all left.
@@ -192,18 +193,20 @@ class PluginFinder(abc.MetaPathFinder):
             source.names, source.isolation = self._judge(source)
             self._install()
             _forget_caches(source.tree)  # finders that somebody made for the directory
+            self._changing = source
             self._tombs.add(source.tree.location(""))
             self._tops.update(name.partition(".")[0] for name in source.owned())
             self._tops.update(name.partition(".")[0] for name in source.joins())
             self._sources.append(source)
             for name in source.owned():
-                self._owners[name] = source
                 self._users[name] = [source]
+                self._owners[name] = source
             for name in source.names.shared:
                 if name in self._users:
                     self._users[name].append(source)
             for name in source.joins():
                 self._join(name).sources.append(source)
+            self._changing = None
 
     def remove(self, source: Source) -> None:
         """Answer for `source` no longer, and remove its modules except those that others share."""
@@ -214,26 +217,39 @@ class PluginFinder(abc.MetaPathFinder):
 
     def _remove(self, source: Source) -> list[Source]:
         """Do so; the sources from which nothing comes any more."""
-        self._sources.remove(source)
+        self._changing = source
+        if source in self._sources:
+            self._sources.remove(source)
         for users in self._users.values():
             if source in users:
                 users.remove(source)
         gone = [name for name, users in self._users.items() if not users]
-        trees = {source.tree, *(self._owners[name].tree for name in gone)}
+        trees = {source.tree, *(self._owners[name].tree for name in gone if name in self._owners)}
         trees -= {owner.tree for name, owner in self._owners.items() if name not in gone}
         # What other threads have found already is not to be executed. What they look for from now
         # on, below a package that they have, is in a directory where nothing is found.
         for tree in trees:
             tree.unloaded = True
         for name in gone:
-            del self._users[name], self._owners[name]
+            self._owners.pop(name, None)
+            del self._users[name]
         for name in self._modules_of(gone, trees):
             _discard_module(name)
         for name in reversed(source.joins()):
             self._leave(name, source)
         for tree in trees:
             _forget_caches(tree)
+        self._changing = None
         return self._left(source)
+
+    def after_fork(self) -> None:
+        """In the child, which has one thread: end what another had begun, and free its lock."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return
+        self._lock = RLock()
+        if self._changing is not None:
+            self._remove(self._changing)
 
     def _left(self, source: Source) -> list[Source]:
         left = [*self._lingering, source]
@@ -339,8 +355,11 @@ class PluginFinder(abc.MetaPathFinder):
         return self._namespaces[name]
 
     def _leave(self, name: str, source: Source) -> None:
+        if name not in self._namespaces:
+            return
         portions = self._namespaces[name]
-        portions.sources.remove(source)
+        if source in portions.sources:
+            portions.sources.remove(source)
         if portions.sources:
             return
         del self._namespaces[name]
@@ -543,3 +562,6 @@ def _forget_caches(tree: Tree) -> None:
 
 
 FINDER = PluginFinder()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FINDER.after_fork)
