@@ -431,3 +431,16 @@ def test_seeking_in_a_way_that_there_is_not_is_a_value_error(loading, whence):
         pytest.raises(ValueError, match=f"{whence}"),
     ):
         stream.seek(0, whence)
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+def test_what_was_dropped_in_has_no_path_as_a_resource(tmp_path, verify):
+    release = make_release(tmp_path, {"demo/__init__.py": "", "demo/data.txt": "data"})
+    (tmp_path / "demo/evil.txt").write_text("evil")
+    with load(*release, verify=verify):
+        package = importlib.resources.files("demo")
+        assert Path(package).joinpath("evil.txt").read_text() == "evil", "control"
+        assert Path(package / "data.txt").read_text() == "data"
+        with pytest.raises(FileNotFoundError):
+            open(package / "evil.txt")  # noqa: PTH123, SIM115 - what takes paths does
+        assert not os.path.exists(package / "evil.txt")  # noqa: PTH110
