@@ -1,17 +1,22 @@
 """The one import finder for all loaded releases, and what it has given to whom.
 
-It stands first in `sys.meta_path` while anything is loaded and answers for the names that releases
-own, from their manifests. Nothing below such a name is ever looked for in a release's directory:
-neither by the other finders, who do not get to see it, nor through `sys.path_hooks`, where a hook
-answers for directories of releases (`pkgutil` lists them by that way).
+It stands first in `sys.meta_path` and answers for the names that releases own, from their
+manifests. Nothing below such a name is ever looked for in a release's directory: neither by the
+other finders, who do not get to see it, nor through `sys.path_hooks`, where a hook answers for
+directories of releases (`pkgutil` lists them by that way).
+
+Finder and hook stay when the last release is unloaded: old modules keep their `__path__`, and other
+threads may be about to look there. In directories that were a release's nothing is found.
 """
 
 from __future__ import annotations
 
 import linecache
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import lru_cache
 from importlib import abc
 from importlib.machinery import ModuleSpec
 from threading import RLock
@@ -169,12 +174,16 @@ class PluginFinder(abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._lock = RLock()
+        self._changing: Source | None = None  # what is just being added or removed
         self._sources: list[Source] = []
         self._lingering: list[Source] = []  # removed, but others share modules of theirs
         # By module: the source it comes from, then those that share it. It stays until all left.
         self._users: dict[str, list[Source]] = {}
         self._owners: dict[str, Source] = {}
         self._namespaces: dict[str, _Portions] = {}
+        # Of all that was ever loaded: the first parts of names, and the directories.
+        self._tops: set[str] = set()
+        self._tombs: set[str] = set()
 
     # --- loading and unloading -----------------------------------------------------------------
 
@@ -183,48 +192,70 @@ class PluginFinder(abc.MetaPathFinder):
         with self._lock:
             source.names, source.isolation = self._judge(source)
             self._install()
-            self._sources.append(source)
             _forget_caches(source.tree)  # finders that somebody made for the directory
+            self._changing = source
+            self._tombs.add(source.tree.location(""))
+            self._tops.update(name.partition(".")[0] for name in source.owned())
+            self._tops.update(name.partition(".")[0] for name in source.joins())
+            self._sources.append(source)
             for name in source.owned():
-                self._owners[name] = source
                 self._users[name] = [source]
+                self._owners[name] = source
             for name in source.names.shared:
                 if name in self._users:
                     self._users[name].append(source)
             for name in source.joins():
                 self._join(name).sources.append(source)
+            self._changing = None
 
     def remove(self, source: Source) -> None:
         """Answer for `source` no longer, and remove its modules except those that others share."""
         with self._lock:
-            if source not in self._sources:
-                return
-            self._sources.remove(source)
-            for users in self._users.values():
-                if source in users:
-                    users.remove(source)
-            gone = [name for name, users in self._users.items() if not users]
-            trees = {source.tree, *(self._owners[name].tree for name in gone)}
-            for name in gone:
-                del self._users[name], self._owners[name]
-            trees -= {owner.tree for owner in self._owners.values()}  # others share from these
-            for name in self._modules_of(gone, trees):
-                _discard_module(name)
-            for name in reversed(source.joins()):
-                self._leave(name, source)
-            for tree in trees:
-                _forget_caches(tree)
-            if not self._sources:
-                self._uninstall()
-            self._release(source)
+            released = self._remove(source) if source in self._sources else []
+        for one in released:  # not under the lock: they may wait for threads that want it
+            one.released()
 
-    def _release(self, source: Source) -> None:
+    def _remove(self, source: Source) -> list[Source]:
+        """Do so; the sources from which nothing comes any more."""
+        self._changing = source
+        if source in self._sources:
+            self._sources.remove(source)
+        for users in self._users.values():
+            if source in users:
+                users.remove(source)
+        gone = [name for name, users in self._users.items() if not users]
+        trees = {source.tree, *(self._owners[name].tree for name in gone if name in self._owners)}
+        trees -= {owner.tree for name, owner in self._owners.items() if name not in gone}
+        # What other threads have found already is not to be executed. What they look for from now
+        # on, below a package that they have, is in a directory where nothing is found.
+        for tree in trees:
+            tree.unloaded = True
+        for name in gone:
+            self._owners.pop(name, None)
+            del self._users[name]
+        for name in self._modules_of(gone, trees):
+            _discard_module(name)
+        for name in reversed(source.joins()):
+            self._leave(name, source)
+        for tree in trees:
+            _forget_caches(tree)
+        self._changing = None
+        return self._left(source)
+
+    def after_fork(self) -> None:
+        """In the child, which has one thread: end what another had begun, and free its lock."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return
+        self._lock = RLock()
+        if self._changing is not None:
+            self._remove(self._changing)
+
+    def _left(self, source: Source) -> list[Source]:
         left = [*self._lingering, source]
         owners = list(self._owners.values())
         self._lingering = [one for one in left if one in owners]
-        for one in left:
-            if one not in owners:
-                one.released()
+        return [one for one in left if one not in owners]
 
     def modules(self, source: Source) -> dict[str, ModuleType]:
         """The imported modules that come from `source`."""
@@ -237,12 +268,6 @@ class PluginFinder(abc.MetaPathFinder):
             sys.meta_path.insert(0, self)
         if self._hook not in sys.path_hooks:
             sys.path_hooks.insert(0, self._hook)
-
-    def _uninstall(self) -> None:
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        if self._hook in sys.path_hooks:
-            sys.path_hooks.remove(self._hook)
 
     def _judge(self, source: Source) -> tuple[Names, Isolation | None]:
         names = _names.judge(source.release, source.brought, source.vendored, self._elsewhere)
@@ -312,11 +337,8 @@ class PluginFinder(abc.MetaPathFinder):
         wanted = set(names)
         found = []
         for name, module in list(sys.modules.items()):
-            prefix = name
-            while prefix and prefix not in wanted:
-                prefix = prefix.rpartition(".")[0]
             # A plugin may have put a directory of its own on sys.path.
-            if prefix or _tree_of(module) in trees:
+            if _nearest(name, wanted) or _tree_of(module) in trees:
                 found.append(name)
         return found
 
@@ -328,13 +350,16 @@ class PluginFinder(abc.MetaPathFinder):
                 module.__path__ = portions  # type: ignore[assignment]  # a sequence suffices
             else:
                 others = _names.other_portions(name, self)
-                portions = _Portions(name, [at for at in others if self._within(at) is None])
+                portions = _Portions(name, [at for at in others if not self._is_ours(at)])
             self._namespaces[name] = portions
         return self._namespaces[name]
 
     def _leave(self, name: str, source: Source) -> None:
+        if name not in self._namespaces:
+            return
         portions = self._namespaces[name]
-        portions.sources.remove(source)
+        if source in portions.sources:
+            portions.sources.remove(source)
         if portions.sources:
             return
         del self._namespaces[name]
@@ -356,8 +381,7 @@ class PluginFinder(abc.MetaPathFinder):
         For a name below theirs that no manifest has it is None too, unless whoever were asked
         next could find it in a release's directory: then ModuleNotFoundError is raised.
         """
-        top = fullname.partition(".")[0]
-        if top not in self._owners and top not in self._namespaces:
+        if fullname.partition(".")[0] not in self._tops:
             return None
         if (portions := self._namespaces.get(fullname)) is not None:
             spec = ModuleSpec(fullname, NamespaceLoader(portions.within), is_package=True)
@@ -373,16 +397,15 @@ class PluginFinder(abc.MetaPathFinder):
         return self._ask_others(fullname, path or (), target)
 
     def _owner_of(self, fullname: str) -> Source | None:
-        while fullname:
-            if fullname in self._owners:
-                return self._owners[fullname]
-            fullname = fullname.rpartition(".")[0]
-        return None
+        # Threads remove names meanwhile.
+        return self._owners.get(_nearest(fullname, self._owners))
 
     def _ask_others(
         self, fullname: str, path: Sequence[str], target: ModuleType | None
     ) -> ModuleSpec | None:
-        inside = {entry: found for entry in path if (found := self._within(entry)) is not None}
+        inside = [entry for entry in path if self._is_ours(entry)]
+        if not inside:
+            return None
         outside = [entry for entry in path if entry not in inside]
         others = [finder for finder in list(sys.meta_path) if finder is not self]
         for finder in others:
@@ -393,9 +416,9 @@ class PluginFinder(abc.MetaPathFinder):
         # They are asked once more when this returns, for the whole of `path`.
         if not all(map(_sees_no_directory, others)):
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
-        for entry, (source, directory) in inside.items():
+        for entry in inside:
             # What PathFinder goes by, whatever hooks others have put before ours.
-            sys.path_importer_cache[entry] = _DirectoryFinder(self, source, directory)
+            sys.path_importer_cache[entry] = self._hook(entry)
         return None
 
     def disowns(self, fullname: str) -> bool:
@@ -403,17 +426,37 @@ class PluginFinder(abc.MetaPathFinder):
         return fullname.partition(".")[0] in self._namespaces and self._owner_of(fullname) is None
 
     def _within(self, location: str) -> tuple[Source, str] | None:
-        # Also those that are unloaded, but whose modules others share.
-        for source in dict.fromkeys([*self._sources, *self._owners.values()]):
+        # Also those that are unloaded, but whose modules others share. Copies, for other threads.
+        for source in dict.fromkeys([*list(self._sources), *list(self._owners.values())]):
             if (path := source.tree.path_of(location)) is not None:
                 return source, path
         return None
 
-    def _hook(self, location: str) -> _DirectoryFinder:
+    def _is_ours(self, location: str) -> bool:
+        """Whether `location` is in a directory that is a release's, or was."""
+        try:
+            above = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+        except OSError:  # relative to a working directory that is gone
+            return False
+        while above not in self._tombs:
+            above, below = os.path.dirname(above), above  # noqa: PTH120 - a string
+            if above == below:
+                return False
+        return True
+
+    def _hook(self, location: str) -> abc.PathEntryFinder:
         """The finder for a directory of a release, known or not to its manifest."""
-        if (found := self._within(location)) is None:
-            raise ImportError("not in a loaded plugin", path=location)
-        return _DirectoryFinder(self, *found)
+        try:
+            # Also by another way: a link to the directory, or through one.
+            spelled = [location, _real(location)]
+        except (OSError, ValueError):
+            spelled = [location]
+        for one in spelled:
+            if (found := self._within(one)) is not None:
+                return _DirectoryFinder(self, *found)
+            if self._is_ours(one):
+                return _NOTHING
+        raise ImportError("not in a plugin", path=location)
 
     def find_distributions(
         self, context: DistributionFinder.Context | None = None
@@ -434,6 +477,7 @@ class _DirectoryFinder(abc.PathEntryFinder):
         self._finder = finder
         self._source = source
         self._directory = directory
+        self.tree = source.tree
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002 - the interface's
         """The spec of the module `fullname` in this directory."""
@@ -443,9 +487,43 @@ class _DirectoryFinder(abc.PathEntryFinder):
 
     def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
         """What `pkgutil.iter_modules` lists: each module's name, and whether it is a package."""
-        for name, module in listed(self._source.tree, self._directory):
+        for name, module in listed(self.tree, self._directory):
             if module.kind is not Kind.NAMESPACE:
                 yield prefix + name, module.is_package
+
+
+class _Nothing(abc.PathEntryFinder):
+    """What is found in a directory of a release that is unloaded."""
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> None:
+        """None."""
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:  # noqa: ARG002 - pkgutil's
+        """No modules."""
+        return iter(())
+
+
+_NOTHING = _Nothing()
+
+
+def _real(location: str) -> str:
+    """`location` without links on the way."""
+    above, name = os.path.split(location)
+    if not os.path.isabs(above) or name in {"", ".", ".."} or os.path.islink(location):  # noqa: PTH114, PTH117 - strings
+        return os.path.realpath(location)
+    return os.path.join(_real_above(above), name)  # noqa: PTH118 - a string
+
+
+# Asked for each package that anybody imports, most of which have their directory in common. Who
+# can turn a link there round later needs no release to lead to.
+_real_above = lru_cache(os.path.realpath)
+
+
+def _nearest(fullname: str, names: Container[str]) -> str:
+    """`fullname`, or what is nearest above it, that is one of `names`, or ""."""
+    while fullname and fullname not in names:
+        fullname = fullname.rpartition(".")[0]
+    return fullname
 
 
 def _sees_no_directory(finder: object) -> bool:
@@ -465,17 +543,25 @@ def _tree_of(module: object) -> object:
 def _discard_module(name: str) -> None:
     module = sys.modules.pop(name, None)
     parent, _, child = name.rpartition(".")
-    holder = vars(sys.modules[parent]) if isinstance(sys.modules.get(parent), ModuleType) else {}
-    if holder.get(child) is module:
-        del holder[child]
+    above = sys.modules.get(parent)
+    # A plugin may have put None there, or anything, and other threads remove things too.
+    if isinstance(above, ModuleType) and vars(above).get(child) is module:
+        vars(above).pop(child, None)
 
 
 def _forget_caches(tree: Tree) -> None:
     """Forget finders and source lines that the process keeps for the release's directory."""
-    for cache in (sys.path_importer_cache, linecache.cache):
-        for location in list(cache):
-            if tree.path_of(location) is not None:
-                cache.pop(location, None)
+    for location, finder in list(sys.path_importer_cache.items()):
+        # Ours may also be there for other ways to the directory.
+        ours = finder is _NOTHING or (type(finder) is _DirectoryFinder and finder.tree is tree)
+        if ours or tree.path_of(location) is not None:
+            sys.path_importer_cache.pop(location, None)
+    for location in list(linecache.cache):
+        if tree.path_of(location) is not None:
+            linecache.cache.pop(location, None)
 
 
 FINDER = PluginFinder()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FINDER.after_fork)

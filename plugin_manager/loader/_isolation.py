@@ -80,9 +80,17 @@ class Isolation:
     ) -> ModuleType:
         # `builtins.__import__` is looked up each time: others replace it, for good reasons.
         top = name.partition(".")[0]
-        if level or top not in self.modules or _native_code_asks(globals, locals, fromlist):
+        if level or top not in self.modules:
             return builtins.__import__(name, globals, locals, fromlist or (), level)
-        module = builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist or ())
+        public = None
+        if _native_code_may_ask(globals, locals, fromlist):
+            public = builtins.__import__(name, globals, locals)
+        try:
+            module = builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist or ())
+        except ModuleNotFoundError:
+            if public is None:
+                raise
+            return public
         # `import a.b` binds a. It may be half imported, and then is in sys.modules alone.
         return module if fromlist else sys.modules[f"{self.package}.{top}"]
 
@@ -97,11 +105,12 @@ class Isolation:
         return False
 
 
-def _native_code_asks(globals_: object, locals_: object, fromlist: object) -> bool:
+def _native_code_may_ask(globals_: object, locals_: object, fromlist: object) -> bool:
     """Whether the arguments are those of `PyImport_Import`.
 
     It calls the `__import__` of the Python code that happens to run, then takes the module of the
-    public name from `sys.modules`, whatever was returned: so that one has to be imported.
+    public name from `sys.modules`, whatever was returned: so that one has to be imported too.
+    Python code at the top of a module may give the same arguments, and takes what is returned.
     """
     return globals_ is locals_ and globals_ is not None and fromlist == []
 

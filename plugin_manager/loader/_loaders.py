@@ -11,6 +11,7 @@ import io
 import linecache
 import os
 import posixpath
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import abc, machinery
@@ -51,6 +52,20 @@ class _Verified:
         module = ModuleType(spec.name)
         vars(module)["__builtins__"] = self.builtins
         return module
+
+    def _check_loaded(self) -> None:
+        """Raise ImportError where the release was unloaded, since the module was found perhaps."""
+        if self.tree.unloaded:
+            release = self.tree.manifest.release
+            raise ImportError(f"{release}, which has {self.name}, was unloaded", name=self.name)
+
+    def _check_present(self) -> None:
+        """Raise ImportError where the release was unloaded while the module was executed.
+
+        `importlib` takes the module from `sys.modules` next: that would be a KeyError.
+        """
+        if self.tree.unloaded and self.name not in sys.modules:
+            self._check_loaded()
 
     def get_filename(self, fullname: str) -> str:
         """The place of the module's file; raises ImportError for another module's name."""
@@ -117,9 +132,11 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         # It wants a list, and only ever indexes, slices and joins it.
         lines: Any = _Lines(lambda: self.get_source(self.name))
         size = self.tree.files[self._path].size
+        self._check_loaded()
         linecache.cache[self.location] = (size, None, lines, self.location)
         with self.tree.executing():
             super().exec_module(module)
+        self._check_present()
 
 
 class _Bytecode(abc.SourceLoader):
@@ -181,8 +198,10 @@ class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignor
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module."""
+        self._check_loaded()
         with self.tree.executing():
             super().exec_module(module)
+        self._check_present()
 
 
 class _ExtensionLoader(_Verified, abc.ExecutionLoader):
@@ -190,14 +209,17 @@ class _ExtensionLoader(_Verified, abc.ExecutionLoader):
 
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
         """The module, its library mapped; raises ImportError, CorruptError."""
+        self._check_loaded()
         # Mapping a library runs code of it already, but only what follows shows that it is good.
         with self.tree.executing(lambda: False):
             return load_extension(self.tree, self._path, spec)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's execution slots."""
+        self._check_loaded()
         with self.tree.executing():
             machinery.ExtensionFileLoader(self.name, self.location).exec_module(module)
+        self._check_present()
 
     def get_code(self, fullname: str) -> None:
         """None: there is no Python code."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import io
+import posixpath
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import (
@@ -14,12 +17,13 @@ from importlib.metadata import (
     PackagePath,
 )
 from os import PathLike, fspath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from plugin_manager.errors import CorruptError
 from plugin_manager.loader._tree import Tree, join
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ def distributions(
     vendored = {canonicalize_name(name) for name in source.tree.manifest.python.vendored}
     for name, directory in source.names.distributions.items():
         if wanted in {None, name}:
-            yield _Installed(source, directory)
+            yield _Installed(source, name, directory)
     if vendored.issuperset(source.names.distributions):
         plugin = _Plugin(source)
         name = canonicalize_name(plugin.name)
@@ -79,7 +83,7 @@ def isolated_distributions(
     for name, directory in source.isolation.distributions.items():
         private = canonicalize_name(f"{source.isolation.package}.{name}")
         if wanted == private or (own and wanted in {None, name}):
-            yield _Installed(source, directory)
+            yield _Installed(source, name, directory)
 
 
 def _asks_elsewhere(source: Source, context: DistributionFinder.Context | None) -> bool:
@@ -158,9 +162,20 @@ class _InTree(Distribution):
 class _Installed(_InTree):
     """A distribution that came with its `dist-info` directory."""
 
-    def __init__(self, source: Source, directory: str) -> None:
+    def __init__(self, source: Source, name: str, directory: str) -> None:
         super().__init__(source)
+        self._name = name
         self._directory = directory
+
+    @property
+    def name(self) -> str:
+        """The name; the normalised one where METADATA was damaged since the load.
+
+        `importlib.metadata.entry_points()` asks each distribution for it.
+        """
+        with contextlib.suppress(CorruptError):
+            return super().name
+        return self._name
 
     def read_text(self, filename: str | PathLike[str]) -> str | None:
         """The verified text of a metadata file, None where there is none.
@@ -178,12 +193,13 @@ class _Installed(_InTree):
             f"{name}{sign}{self._source.imported_as(value.strip())}" for name, sign, value in rows
         )
 
-    # Nonsense in these two files would end everybody's `entry_points()`, not the plugin's alone.
+    # Nonsense in these two files, or damage, would end everybody's `entry_points()`, not the
+    # plugin's alone.
 
     @property
     def entry_points(self) -> EntryPoints:
-        """The entry points; none where the file makes no sense."""
-        with contextlib.suppress(TypeError, ValueError):
+        """The entry points; none where the file makes no sense or is damaged."""
+        with contextlib.suppress(TypeError, ValueError, CorruptError):
             found = super().entry_points
             return EntryPoints(
                 _EntryPoint(self._source, one.name, one.value, one.group, self) for one in found
@@ -192,10 +208,37 @@ class _Installed(_InTree):
 
     @property
     def files(self) -> list[PackagePath] | None:
-        """The files of the RECORD; None where it is missing or makes no sense."""
-        with contextlib.suppress(TypeError, ValueError, csv.Error):
-            return super().files
+        """The files of the RECORD; None where it is missing or makes no sense, or is damaged."""
+        with contextlib.suppress(TypeError, ValueError, csv.Error, CorruptError):
+            files = super().files
+            return None if files is None else [self._verified(path) for path in files]
         return None
+
+    def _verified(self, path: PackagePath) -> PackagePath:
+        verified = _VerifiedPath(path)
+        vars(verified).update(vars(path), dist=self)
+        return verified
+
+    def read(self, path: PurePosixPath) -> bytes:
+        """The verified bytes of the file `path` of the RECORD; raises FileNotFoundError."""
+        within = posixpath.normpath(join(self._source.root, str(path)))
+        if not self._tree.is_file(within):
+            raise FileNotFoundError(errno.ENOENT, "not in the plugin", str(path))
+        return self._tree.read(within)
+
+
+class _VerifiedPath(PackagePath):
+    """A path of a RECORD, what it leads to read verified."""
+
+    dist: _Installed
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The verified text."""
+        return io.StringIO(self.dist.read(self).decode(encoding), newline=None).read()
+
+    def read_binary(self) -> bytes:
+        """The verified bytes."""
+        return self.dist.read(self)
 
 
 class _Plugin(_InTree):

@@ -39,6 +39,15 @@ _MEMORY_NAME_BYTES = 200  # memfd_create(2) allows 249
 _LOCK = RLock()
 
 
+def _renew_lock() -> None:
+    global _LOCK  # noqa: PLW0603 - a thread that the child has not may hold the old one
+    _LOCK = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def load_extension(tree: Tree, path: str, spec: ModuleSpec) -> ModuleType:
     """The module that the native file `path` makes, its `__file__` as `spec` has it.
 
@@ -187,5 +196,10 @@ def _private_copies(tree: Tree) -> _PrivateCopies:
 @cache
 def _private_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="plugin-manager-"))  # made with mode 0700
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(_remove, directory, os.getpid())
     return directory
+
+
+def _remove(directory: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a child of a fork ends before its parent has done with them
+        shutil.rmtree(directory, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import posixpath
@@ -25,7 +26,8 @@ class Resource(Traversable):
 
     `os.fspath` gives the place on disk, for code that takes what `files` returns for a path: that
     file was verified when the plugin was loaded, or is now where it was not, but not when it is
-    opened. `as_file` gives a temporary copy, of a directory too, of bytes verified now.
+    opened. It raises FileNotFoundError for what the manifest has not. `as_file` gives a temporary
+    copy, of a directory too, of bytes verified now.
     """
 
     def __init__(self, portions: Sequence[tuple[Tree, str]]) -> None:
@@ -98,6 +100,9 @@ class Resource(Traversable):
         return self._portions[0]
 
     def __fspath__(self) -> str:
+        if not self.is_file() and not self.is_dir():
+            # Whatever lies there, it is none of the plugin's.
+            raise FileNotFoundError(errno.ENOENT, "not in the plugin", str(self))
         tree, path = self._place()
         if not tree.verified_at_load and tree.is_file(path):
             tree.verified_path(path)

@@ -61,6 +61,7 @@ class Tree:
 
     Paths are bundle paths (`/` between parts, "" for the top); a *location* is a full path in the
     form of the operating system. `importing` and `imported` are told of executions as `load` says.
+    `unloaded` is set once no module of it is to be executed any more.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Tree:
         self.manifest = manifest
         self.directory = directory
         self.verified_at_load = verified_at_load
+        self.unloaded = False
         self._importing, self._imported = importing, imported
         # Which threads execute something of it. A child of a fork has none but its own.
         self._executing: set[tuple[int, int]] = set()
@@ -212,7 +214,10 @@ class Tree:
         if os.sep == location[:1] and not _UNUSUAL.search(location):
             absolute = location
         else:
-            absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+            try:
+                absolute = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
+            except OSError:  # relative to a working directory that is gone
+                return None
         if absolute == self._top:
             return ""
         if not absolute.startswith(self._prefix):

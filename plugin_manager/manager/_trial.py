@@ -14,7 +14,7 @@ from typing import Literal
 from weakref import WeakSet
 
 from plugin_manager.durable import disk_errors
-from plugin_manager.errors import CorruptError, PluginManagerError
+from plugin_manager.errors import CorruptError, PluginManagerError, StoreAccessError
 from plugin_manager.loader import LoadedPlugin
 from plugin_manager.manager._events import Events
 from plugin_manager.store import Active, Attempt, Store, Trials
@@ -67,9 +67,10 @@ class TrialRun:
             if self._policy == "import" and not self._imported:
                 self._imported = True
                 self._confirm_quietly()
-        # A damaged file is refused, and repaired: that says nothing about the release. Nor does
+        # A damaged file is refused, and repaired: that says nothing about the release. Nor does a
+        # store that cannot be read just now, nor
         # somebody who did not want to wait. SystemExit does: it takes the host down.
-        elif isinstance(error, (CorruptError, KeyboardInterrupt)):
+        elif isinstance(error, (CorruptError, StoreAccessError, KeyboardInterrupt)):
             if attempt := self._take(done=False):
                 attempt.withdraw()
         else:

@@ -17,12 +17,13 @@ from enum import StrEnum
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeVar
 
 from attrs import field, frozen
 from blake3 import blake3
 
-from plugin_manager.errors import CorruptError
+from plugin_manager.errors import CorruptError, StoreAccessError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -177,7 +178,10 @@ def map_verified(directory: Path, manifest: Manifest, file: File) -> memoryview:
     with _opened(directory, manifest, file) as descriptor, _Threads() as threads:
         if not file.size:
             return memoryview(b"")  # nothing to map
-        view = memoryview(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ))
+        try:
+            view = memoryview(mmap.mmap(descriptor, file.size, access=mmap.ACCESS_READ))
+        except ValueError as error:  # cut off meanwhile
+            raise _corrupt(manifest, file, Damage.DAMAGED) from error
 
         def is_sound(chunks: Sequence[Chunk]) -> bool:
             if not _is_cached(descriptor, chunks):
@@ -207,8 +211,7 @@ def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
     try:
         descriptor = _open_regular(directory / file.path)
     except OSError as error:
-        damage = Damage.MISSING if isinstance(error, FileNotFoundError) else Damage.DAMAGED
-        raise _corrupt(manifest, file, damage) from error
+        raise _corrupt(manifest, file, _damage(error, directory / file.path)) from error
     return io.BufferedReader(_VerifiedStream(descriptor, manifest, file), _STREAM_BUFFER_BYTES)
 
 
@@ -265,6 +268,8 @@ class _VerifiedStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}
+        if whence not in base:
+            raise ValueError(f"seeking by {whence} is not supported")
         position = base[whence] + offset
         if position < 0:
             raise ValueError(f"negative seek position {position}")
@@ -384,10 +389,55 @@ def _corrupt(manifest: Manifest, file: File, damage: Damage) -> CorruptError:
     )
 
 
+# What is wrong with the file or what holds it, and not with this process or its rights.
+_FAULTS_OF_FILES = {
+    None,  # no regular file
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,  # a FIFO, a socket, a device
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EBADMSG,  # so some file systems call checksums that differ
+    errno.EINVAL,
+    getattr(errno, "EUCLEAN", errno.EIO),
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.ENODATA,
+}
+
+
+def _damage(error: OSError, place: Path | str) -> Damage:
+    """What `error` says about the file at `place`; raises StoreAccessError where it says nothing.
+
+    A process that may open no more files, or may not read this one, has met no damage: mending
+    would not help it.
+    """
+    if isinstance(error, FileNotFoundError):
+        return Damage.MISSING
+    if error.errno in _FAULTS_OF_FILES or _is_closed_to_its_owner(error, place):
+        return Damage.DAMAGED
+    raise StoreAccessError(
+        f"{place} cannot be read: {error.strerror or error}",
+        remedy="Check the permissions, and the limits of this process.",
+        path=str(place),
+    ) from error
+
+
+def _is_closed_to_its_owner(error: OSError, place: Path | str) -> bool:
+    """Whether somebody took away even its owner's right to read the file."""
+    try:
+        return isinstance(error, PermissionError) and not os.lstat(place).st_mode & stat.S_IRUSR
+    except OSError:
+        return False
+
+
 class _opened:  # noqa: N801 - used as the function `open` is
     """A descriptor of a file of a release, of its size, closed at the end.
 
-    What the system refuses, also in the block, is a CorruptError naming the file.
+    What the system refuses, also in the block, is a CorruptError naming the file, or a
+    StoreAccessError where that is not the file's fault.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, file: File) -> None:
@@ -409,7 +459,7 @@ class _opened:  # noqa: N801 - used as the function `open` is
             raise self._corrupt(error) from error
 
     def _corrupt(self, error: OSError) -> CorruptError:
-        damage = Damage.MISSING if isinstance(error, FileNotFoundError) else Damage.DAMAGED
+        damage = _damage(error, f"{self._directory}/{self._file.path}")
         return _corrupt(self._manifest, self._file, damage)
 
 
@@ -453,7 +503,8 @@ def damaged_chunks(
     """The chunks of `file` that the file at `path` does not hold in their places.
 
     Bounded memory: a few MiB at a time for each core. A missing or odd file lacks all its chunks;
-    with `sparse` so does a hole, which is not read.
+    with `sparse` so does a hole, which is not read. Raises StoreAccessError where it could be read
+    but for this process's limits.
     """
     chunks = manifest.chunks(file)
     try:
@@ -462,8 +513,31 @@ def damaged_chunks(
                 lambda piece: list(_damaged(descriptor, piece, sparse)), _pieces(chunks, file.size)
             )
             return [chunk for piece in found for chunk in piece]
-    except OSError:
+    except PermissionError:
         return chunks
+    except OSError as error:
+        _damage(error, path)
+        return chunks
+
+
+class _Once(Generic[S]):
+    """A call that is made once, by the first thread that asks; all get what came of it."""
+
+    def __init__(self, function: Callable[[], S]) -> None:
+        self._function = function
+        self._lock = Lock()
+        self._outcome: tuple[S] | BaseException | None = None
+
+    def __call__(self) -> S:
+        with self._lock:
+            if self._outcome is None:
+                try:
+                    self._outcome = (self._function(),)
+                except BaseException as error:
+                    self._outcome = error
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome[0]
 
 
 class _Threads:
@@ -481,10 +555,13 @@ class _Threads:
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - often not needed
 
             self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        once = _Once(partial(function, argument))
         try:
-            return self._pool.submit(function, argument).result
-        except RuntimeError:  # threads can be started no more: the interpreter is ending
-            return partial(function, argument)
+            return self._pool.submit(once).result
+        except RuntimeError:
+            # No thread can be started: too many are there, or the interpreter is ending. It may be
+            # in the pool's queue all the same, for those that were started before.
+            return once
 
     def each(self, function: Callable[[T], S], arguments: Sequence[T]) -> list[S]:
         """What `function` makes of each of `arguments`."""
@@ -546,10 +623,8 @@ def _file_damage(place: str, manifest: Manifest, file: File, buffer: memoryview)
     # Straight, without the helpers above: this is done for thousands of files at each load.
     try:
         descriptor = os.open(place, _OPEN_FLAGS)
-    except FileNotFoundError:
-        return Damage.MISSING
-    except OSError:
-        return Damage.DAMAGED  # a link, not to be read
+    except OSError as error:
+        return _damage(error, place)
     try:
         status, size = os.fstat(descriptor), file.size
         mode = status.st_mode
@@ -561,8 +636,8 @@ def _file_damage(place: str, manifest: Manifest, file: File, buffer: memoryview)
         if size and os.readv(descriptor, [view]) != size:
             return Damage.DAMAGED
         good = _is_signed(manifest, file, view)
-    except OSError:
-        good = False
+    except OSError as error:
+        return _damage(error, place)
     finally:
         os.close(descriptor)
     return None if good else Damage.DAMAGED
@@ -620,10 +695,8 @@ class _LargeFile:
                 good = good and bool(status.st_mode & 0o100) == self._file.executable
                 if good and _is_sound(descriptor, chunks):
                     return None
-        except FileNotFoundError:
-            return Damage.MISSING
-        except OSError:
-            pass  # a link, no file, not to be read
+        except OSError as error:
+            return _damage(error, self._path)
         return Damage.DAMAGED
 
 
@@ -741,10 +814,8 @@ def release_faults_slowly(
                     if any(_damaged(descriptor, [chunk])):
                         faults.append(Fault(file.path, Damage.DAMAGED))
                         break
-        except FileNotFoundError:
-            faults.append(Fault(file.path, Damage.MISSING))
-        except OSError:
-            faults.append(Fault(file.path, Damage.DAMAGED))
+        except OSError as error:
+            faults.append(Fault(file.path, _damage(error, path)))
     return faults
 
 

@@ -31,8 +31,12 @@ def loading(tmp_path: Path) -> Iterator[Loading]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    """Fails a test after which the import system is not as it was."""
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails a test after which the import system is not as it was, but for what is there for good.
+
+    That is the finder, which is at its place from the first load on, and its hook.
+    """
+    load(*make_release(tmp_path_factory.mktemp("first"), {})).unload()
     before = set(sys.modules), list(sys.meta_path), list(sys.path_hooks)
     yield
     added = {name for name in set(sys.modules) - before[0] if name.startswith("demo")}

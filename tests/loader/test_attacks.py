@@ -16,6 +16,7 @@ import pytest
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.loader import _loaders, _tree, load
+from plugin_manager.store import release_faults
 from tests.loader.hosts import run_host
 from tests.loader.releases import bytecode, make_release, with_bytecode
 
@@ -169,7 +170,8 @@ def test_a_module_changed_after_the_load_does_not_run(loading, tmp_path, with_py
 
 
 def test_control_checking_first_and_importing_then_runs_it(tmp_path, plainly):
-    load(*make_release(tmp_path, {"demo.py": GOOD})).unload()
+    manifest, _ = make_release(tmp_path, {"demo.py": GOOD})
+    assert release_faults(tmp_path, manifest, manifest.files) == []
     replace(tmp_path / "demo.py", EVIL)
     assert plainly(tmp_path, "demo").kind == "evil"
 

@@ -403,3 +403,44 @@ def test_zipfile_takes_streams_and_paths(model):
         assert archive.read("inside.txt") == b"text " * 100_000
     with zipfile.ZipFile(plugin.path("data.zip")) as archive:
         assert archive.namelist() == ["inside.txt"]
+
+
+def test_a_damaged_chunk_leaves_nothing_that_was_not_verified_in_the_stream(loading):
+    content = random.Random(2).randbytes(3 * CHUNK_BYTES)
+    plugin = loading({"demo.py": "", "data.bin": content})
+    damage(plugin.directory / "data.bin", 2 * CHUNK_BYTES)  # the next would get new memory
+    with plugin.open("data.bin") as stream:
+        raw, part = stream.raw, bytearray(100)
+        for _ in range(3):
+            raw.seek(0)
+            assert raw.readinto(part) == 100
+            assert part == content[:100]
+            raw.seek(2 * CHUNK_BYTES)
+            with pytest.raises(CorruptError, match=r"data\.bin"):
+                raw.readinto(part)
+            for at in (2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 1, 3 * CHUNK_BYTES - 1):
+                raw.seek(at)
+                with pytest.raises(CorruptError, match=r"data\.bin"):
+                    raw.readinto(part)
+
+
+@pytest.mark.parametrize("whence", [3, 4, 7])
+def test_seeking_in_a_way_that_there_is_not_is_a_value_error(loading, whence):
+    with (
+        loading({"demo.py": "", "data.bin": b"x" * 10}).open("data.bin") as stream,
+        pytest.raises(ValueError, match=f"{whence}"),
+    ):
+        stream.seek(0, whence)
+
+
+@pytest.mark.parametrize("verify", ["all", "on-read"])
+def test_what_was_dropped_in_has_no_path_as_a_resource(tmp_path, verify):
+    release = make_release(tmp_path, {"demo/__init__.py": "", "demo/data.txt": "data"})
+    (tmp_path / "demo/evil.txt").write_text("evil")
+    with load(*release, verify=verify):
+        package = importlib.resources.files("demo")
+        assert Path(package).joinpath("evil.txt").read_text() == "evil", "control"
+        assert Path(package / "data.txt").read_text() == "data"
+        with pytest.raises(FileNotFoundError):
+            open(package / "evil.txt")  # noqa: PTH123, SIM115 - what takes paths does
+        assert not os.path.exists(package / "evil.txt")  # noqa: PTH110

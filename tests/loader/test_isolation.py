@@ -12,6 +12,7 @@ import pkgutil
 import runpy
 import sys
 import sysconfig
+import textwrap
 import threading
 import traceback
 import types
@@ -548,6 +549,23 @@ def test_native_code_that_imports_gets_what_it_expects(apart):
     demo = apart(source).import_module("demo")
     assert "demo_lib" not in sys.modules
     assert demo.restore(b"cdemo_lib.late\nThing\n.").of == "2.0"
+
+
+def test_python_code_that_imports_as_native_code_does_gets_its_own(apart, host):
+    """As Python's documentation writes it out: at a module's top that is what C passes."""
+    source = """
+        import pickle
+        top = __import__("demo_lib", globals(), locals(), [], 0).version
+        late = __import__("demo_lib.late", globals(), locals(), [], 0).late.Thing.of
+        native = pickle.loads(b"cdemo_lib.late\\nThing\\n.").of
+        only_public = pickle.loads(b"cdemo_lib.newer\\nversion\\n.")
+        def called():
+            return __import__("demo_lib", globals(), locals(), [], 0).version
+        """
+    host({"demo_lib/newer.py": "version = '2.0'\n"})
+    demo = apart(textwrap.dedent(source)).import_module("demo")
+    assert (demo.top, demo.late, demo.called()) == ("1.0", "1.0", "1.0")
+    assert (demo.native, demo.only_public) == ("2.0", "2.0")
 
 
 # --- what Python's other tools make of it --------------------------------------------------------

@@ -5,8 +5,9 @@ import sys
 
 import pluggy
 import pytest
+from packaging.utils import canonicalize_name
 
-from plugin_manager.errors import ModuleConflictError
+from plugin_manager.errors import CorruptError, ModuleConflictError
 from plugin_manager.loader import _names
 
 INSTALLED = {
@@ -81,11 +82,11 @@ def test_who_asks_about_other_directories_is_not_told_of_plugins(loading, tmp_pa
     assert not isinstance(found, importlib.metadata.PathDistribution)  # the verified one is first
 
 
-def test_a_host_without_plugins_keeps_its_import_system(loading):
+def test_what_is_unloaded_has_left_the_metadata(loading):
     with loading(INSTALLED):
-        finder = sys.meta_path[0]
-        assert type(finder).__name__ == "PluginFinder"
-    assert finder not in sys.meta_path
+        assert importlib.metadata.version("demo_project") == "1.2"
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("demo_project")
 
 
 # --- what a release must not say -----------------------------------------------------------------
@@ -235,3 +236,30 @@ def test_a_release_without_distributions_looks_none_up(loading, monkeypatch):
         plugin.import_module("demo")
     with pytest.raises(AssertionError, match="looked for distributions"):
         loading({"odd-1.0.dist-info/METADATA": metadata("odd", "1.0")})
+
+
+@pytest.mark.parametrize("damaged", ["METADATA", "entry_points.txt", "RECORD"])
+def test_what_is_damaged_after_the_load_is_not_everybodys_trouble(loading, damaged):
+    plugin = loading(INSTALLED)
+    path = next(p for p in plugin.files if p.endswith(f".dist-info/{damaged}"))
+    (plugin.directory / path).write_text("Metadata-Version: 2.1\nName: evil\nVersion: 9\n")
+    groups = importlib.metadata.entry_points().groups
+    assert "pytest11" in groups  # the host's
+    names = [one.name for one in importlib.metadata.distributions()]
+    assert any(canonicalize_name(name) == "demo-project" for name in names)
+    assert "evil" not in names
+    with pytest.raises(CorruptError, match=damaged):
+        importlib.metadata.distribution("demo_project").read_text(damaged)
+
+
+def test_files_of_a_record_are_read_verified(loading):
+    plugin = loading(INSTALLED)
+    files = {str(path): path for path in importlib.metadata.files("demo_project")}
+    path, file = next((p, f) for p, f in files.items() if p.endswith(".py"))
+    assert file.read_text().encode() == file.read_binary() == plugin.read(path)
+    assert file.locate() == plugin.directory / path
+    assert file.hash is None or file.hash.mode
+    (plugin.directory / path).write_text("evil")
+    for read in (file.read_text, file.read_binary):
+        with pytest.raises(CorruptError):
+            read()

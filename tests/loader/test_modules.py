@@ -16,7 +16,7 @@ import pytest
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.loader._tree import BYTECODE_TAG
-from tests.loader.releases import bytecode, with_bytecode
+from tests.loader.releases import bytecode, make_release, with_bytecode
 
 
 def test_the_order_of_importlib_is_kept(loading, tmp_path):
@@ -33,13 +33,14 @@ def test_the_order_of_importlib_is_kept(loading, tmp_path):
     ours = [plugin.import_module(f"demo.{name}").kind for name in ("both", "only.inner", "source")]
     assert ours == ["package", "namespace", "source"]
     plugin.unload()
-    sys.path.insert(0, str(plugin.directory))  # the same, by importlib's own finder
+    make_release(tmp_path / "theirs", files)
+    sys.path.insert(0, str(tmp_path / "theirs"))  # the same, by importlib's own finder
     try:
         theirs = [
             importlib.import_module(f"demo.{n}").kind for n in ("both", "only.inner", "source")
         ]
     finally:
-        sys.path.remove(str(plugin.directory))
+        sys.path.remove(str(tmp_path / "theirs"))
         for name in [name for name in sys.modules if name.partition(".")[0] == "demo"]:
             del sys.modules[name]
     assert ours == theirs

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plugin_manager.errors import CorruptError
+from plugin_manager.errors import CorruptError, StoreAccessError
 from plugin_manager.manifest import Manifest
-from plugin_manager.store import Damage, foreign_files, read_verified, release_faults
+from plugin_manager.store import (
+    Damage,
+    copy_verified,
+    foreign_files,
+    map_verified,
+    open_verified,
+    read_verified,
+    release_faults,
+    use_verified,
+)
 from plugin_manager.store import _verify as verify_module
 from plugin_manager.store._verify import damaged_chunks
 from tests.bundles import CHUNK_BYTES, make_bundle
@@ -211,3 +224,181 @@ def test_what_is_handed_out_is_what_was_hashed_even_if_the_file_changes_meanwhil
     monkeypatch.setattr(verify_module, "blake3", racing)
     assert read(tree, "model.bin") == signed
     assert path.read_bytes() != signed
+
+
+# --- what is no damage --------------------------------------------------------------------------
+
+
+def by_copying(tree: Path, path: str) -> None:
+    target = os.memfd_create("copy") if hasattr(os, "memfd_create") else os.open(os.devnull, 1)
+    try:
+        copy_verified(tree, MANIFEST, MANIFEST.file(path), target)
+    finally:
+        os.close(target)
+
+
+def by_faults(tree: Path, path: str) -> None:
+    if found := release_faults(tree, MANIFEST, [MANIFEST.file(path)]):
+        raise CorruptError(str(found[0]), paths=(found[0].path,))
+
+
+def by_stream(tree: Path, path: str) -> None:
+    with open_verified(tree, MANIFEST, MANIFEST.file(path)) as stream:
+        stream.read()
+
+
+def by_chunks(tree: Path, path: str) -> None:
+    if damaged_chunks(tree / path, MANIFEST, MANIFEST.file(path)):
+        raise CorruptError(path, paths=(path,))
+
+
+READERS: dict[str, Callable[[Path, str], object]] = {
+    "read": read,
+    "use": lambda tree, path: use_verified(tree, MANIFEST, MANIFEST.file(path), bytes),
+    "map": lambda tree, path: map_verified(tree, MANIFEST, MANIFEST.file(path)),
+    "stream": by_stream,
+    "copy": by_copying,
+    "faults": by_faults,
+    "chunks": by_chunks,
+}
+every_reader = pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+
+
+@every_reader
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EMFILE, StoreAccessError),
+        (errno.ENFILE, StoreAccessError),
+        (errno.ENOMEM, StoreAccessError),
+        (errno.ENOENT, CorruptError),
+        (errno.ELOOP, CorruptError),
+        (errno.EIO, CorruptError),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_what_the_process_may_not_do_is_no_damage(tree, monkeypatch, reader, number, expected):
+    reader(tree, "model.bin")
+
+    def failing(path, *arguments):
+        if str(path) == str(tree / "model.bin"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments)
+
+    real = os.open
+    monkeypatch.setattr(verify_module.os, "open", failing)
+    with pytest.raises(expected, match=r"model\.bin"):
+        reader(tree, "model.bin")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o640, StoreAccessError), (0o040, CorruptError)], ids=["other", "none"]
+)
+def test_a_file_that_another_may_read_is_not_damaged(tree, monkeypatch, mode, expected):
+    (tree / "model.bin").chmod(mode)
+
+    def refusing(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(verify_module.os, "open", refusing)
+    with pytest.raises(expected, match=r"model\.bin"):
+        read(tree, "model.bin")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+@every_reader
+@pytest.mark.parametrize("change", [as_truncated, as_directory, as_pipe])
+def test_what_is_refused_leaves_no_descriptor_open(tree, reader, change):
+    change(tree / "model.bin")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(CorruptError):
+            reader(tree, "model.bin")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# --- files that are cut off, threads that cannot be had -----------------------------------------
+
+
+def cutting(path: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `path` be cut off as soon as its size was asked for so many times."""
+    real, left = os.fstat, [calls]
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        if os.path.samestat(status, path.stat()):
+            left[0] -= 1
+            if not left[0]:
+                os.truncate(path, 10)
+        return status
+
+    monkeypatch.setattr(verify_module.os, "fstat", fstat)
+
+
+def test_a_file_that_is_cut_off_before_it_is_mapped_is_damaged(tree, monkeypatch):
+    cutting(tree / "model.bin", 2, monkeypatch)
+    with pytest.raises(CorruptError, match=r"model\.bin is damaged"):
+        map_verified(tree, MANIFEST, MANIFEST.file("model.bin"))
+    assert (tree / "model.bin").stat().st_size == 10
+
+
+def test_a_large_file_that_is_cut_off_before_it_is_hashed_in_memory_is_damaged(tmp_path):
+    content = os.urandom(3_000_000)
+    manifest = make_bundle("acme/maps 2.1", {"large.bin": content}).head.manifest
+    (tmp_path / "large.bin").write_bytes(content)
+    [file] = manifest.files
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever is in the page cache here: the judgement that it is, then it is cut off.
+        patch.setattr(verify_module, "_is_cached", lambda *_: True)
+        assert release_faults(tmp_path, manifest, [file]) == []
+        cutting(tmp_path / "large.bin", 2, patch)
+        [fault] = release_faults(tmp_path, manifest, [file])
+    assert fault.damage == Damage.DAMAGED
+    assert (tmp_path / "large.bin").stat().st_size == 10
+
+
+def test_where_threads_cannot_be_started_nothing_is_done_twice(monkeypatch):
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    real = threading.Thread.start
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    calls: list[int] = []
+    busy = threading.Event()
+
+    def work(number: int) -> int:
+        if not number:
+            busy.wait(60)  # so that the one thread comes to the others after they were done here
+        calls.append(number)
+        return number * number
+
+    threads = verify_module._Threads()
+    results = [threads.submit(work, number) for number in range(4)]
+    assert [result() for result in results[1:]] == [1, 4, 9]
+    busy.set()
+    assert results[0]() == 0
+    assert threads._pool is not None
+    threads._pool.shutdown()  # after all that it has queued
+    threads.close()
+    assert sorted(calls) == [0, 1, 2, 3]
+    assert len(started) == 1
+
+
+def test_a_call_that_failed_is_not_made_again():
+    calls: list[int] = []
+
+    def work(number: int) -> None:
+        calls.append(number)
+        raise ValueError("no")
+
+    once = verify_module._Once(partial(work, 1))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"):
+            once()
+    assert calls == [1]
