@@ -26,7 +26,7 @@ from plugin_manager.agent import _record
 from plugin_manager.agent._lock import AgentLock, holder
 from plugin_manager.agent._notify import Notice, Notifier
 from plugin_manager.agent._schedule import Due, Task, agenda, pause_after
-from plugin_manager.agent._upgrades import newer_entries, request_for
+from plugin_manager.agent._upgrades import newer_entries, request_for, requests_for
 from plugin_manager.catalogue import CatalogueEntry
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
@@ -39,7 +39,7 @@ from plugin_manager.errors import (
     PluginManagerError,
 )
 from plugin_manager.manager import ActivityLog, Inspection, Job, JobState, Plan, PluginManager
-from plugin_manager.model import Digest, PluginName
+from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.settings import AgentPolicy
 from plugin_manager.store import Active
 
@@ -402,7 +402,7 @@ class Agent:
         plan = self._manager.plan_install(request)
         if not plan.steps or not self._all_old(plan, listed):
             return
-        self._take(str(request), plan)
+        self._take(request, plan)
 
     def _saw(self, digest: Digest, listed: set[Digest]) -> None:
         listed.add(digest)
@@ -427,30 +427,38 @@ class Agent:
             old &= entry is not None and self._is_old(entry, after.digest)
         return old
 
-    def _take(self, request: str, plan: Plan) -> None:
-        """Do with an upgrade what the policy says."""
-        plugin = plan.steps[0].plugin
+    def _take(self, request: PluginRequirement, plan: Plan) -> None:
+        """Do with an upgrade what the policy says, and bring nothing but what was judged."""
+        requests = requests_for(request, plan)
         match self._policy.upgrades:
             case "install":
-                self._submit("install", request)
+                self._submit("install", requests, plan)
             case "download" if plan.needed.fetch_bytes:
-                self._submit("fetch", request)
+                self._submit("fetch", requests, plan)
             case "download":
-                self._manager.fetch(request)  # it is here; so that it is not taken for forgotten
+                self._manager.fetch(*requests)  # it is here; so that it is not taken for forgotten
             case _:
                 digests = sorted(step.after.digest for step in plan.steps if step.after)
                 if not self._told_already(f"upgrade {' '.join(digests)}"):
                     text = ", ".join(str(step) for step in plan.steps)
+                    plugin = request.plugin
                     self._tell("upgrade", plugin, f"{text} ('pluginctl upgrade {plugin}')")
 
-    def _submit(self, action: Any, request: str) -> None:
+    def _submit(self, action: Any, requests: tuple[str, ...], plan: Plan) -> None:
         jobs = self._manager.jobs
         for job in self._jobs():
             # Whoever cancelled or paused it meant it; what failed fails again.
-            same = job.action == action and job.requests == (request,)
+            same = job.action == action and job.requests == requests
             if same and job.state is not JobState.COMPLETED:
                 return
-        jobs.submit(request, action=action, priority=_LEAST_URGENT, group="agent")
+        jobs.submit(
+            *requests,
+            action=action,
+            priority=_LEAST_URGENT,
+            group="agent",
+            # It may wait for long, and whoever works at it asks for fresh metadata.
+            only={step.after.digest for step in plan.steps if step.after},
+        )
 
     # --- checking what is installed --------------------------------------------------------------
 

@@ -101,6 +101,7 @@ class Wish:
     `attempt` counts how often it was started anew after it had ended. `metered`: it may run on a
     connection that is paid by the byte, whatever the policy. `deadline`: when to give up.
     `foreground`: its caller waits for it and would run it again, so that nobody else takes it up.
+    `only`: the heads of all that it may bring; none are named: whatever is chosen.
     """
 
     action: str
@@ -115,6 +116,7 @@ class Wish:
     keep: bool = True
     foreground: bool = False
     attempt: int = 1
+    only: tuple[Digest, ...] = field(default=(), repr=False)
 
     @property
     def id(self) -> str:
@@ -137,6 +139,7 @@ class Wish:
             "keep": self.keep,
             "foreground": self.foreground,
             "attempt": self.attempt,
+            "only": list(self.only),
         }
 
     @classmethod
@@ -160,6 +163,7 @@ class Wish:
             keep=document.boolean("keep"),
             foreground=document.boolean("foreground"),
             attempt=document.integer("attempt", least=1),
+            only=document.parsed_each("only", Digest.parse, []),
         )
         document.finish(where)
         return wish

@@ -388,6 +388,47 @@ def test_what_comes_along_must_be_old_enough_too(maps: World) -> None:
         wait_for(lambda: len(maps.manager().installed()) == 2)
 
 
+@contextmanager
+def queued_with_fonts(world: World) -> Iterator[tuple[Running, PluginManager]]:
+    """Upgrades to acme/maps 1.1, with acme/fonts 1.0, wait in a queue that is paused."""
+    with running(world, upgrading("install", cooldown_days=3)) as agent:
+        world.publish("acme/fonts 1.0", {"fonts.py": ""})
+        world.publish(
+            "acme/maps 1.1", {"maps.py": "VERSION = 2\n"}, requires='plugins = ["acme/fonts"]'
+        )
+        look(agent)
+        manager = world.manager()
+        manager.jobs.pause()
+        look(agent, days=3.1)  # acme/fonts is looked at from now on
+        look(agent, days=3.1)
+        wait_for(manager.jobs.all)
+        yield agent, manager
+
+
+def test_what_comes_out_while_a_job_waits_does_not_come_along(maps: World) -> None:
+    with queued_with_fonts(maps) as (_, manager):
+        maps.publish("acme/fonts 1.1", {"fonts.py": "YOUNG = True\n"})
+        manager.jobs.resume()
+        wait_for(lambda: len(manager.installed()) == 2)
+    assert [str(one.release) for one in manager.installed()] == ["acme/fonts 1.0", "acme/maps 1.1"]
+
+
+def test_what_was_judged_and_is_withdrawn_lets_nothing_younger_come(maps: World) -> None:
+    with queued_with_fonts(maps) as (_, manager):
+        maps.withdraw("acme/maps 1.1", "yanked", "it is slow")
+        maps.publish("acme/maps 1.0.5", {"maps.py": "YOUNG = True\n"})
+        manager.jobs.resume()
+        wait_for(lambda: manager.jobs.all()[0].state is JobState.FAILED)
+        assert "was not chosen" in manager.jobs.all()[0].why
+        assert version(maps) == "1.0"
+        # Control: who asks for the same without naming releases gets it.
+        manager.install(*manager.jobs.all()[0].requests)
+    assert [str(one.release) for one in manager.installed()] == [
+        "acme/fonts 1.0",
+        "acme/maps 1.0.5",
+    ]
+
+
 def test_downloading_ahead_makes_an_upgrade_need_no_network(maps: World) -> None:
     new = random.Random(4).randbytes(2_000_000)
     maps.publish("acme/maps 1.1", {"maps.py": "VERSION = 2\n", "tiles": new})
