@@ -52,6 +52,7 @@ _LEAST_URGENT = 8
 _NICE = 10
 _STOPPED_SECONDS = 30.0
 _SOON = timedelta(minutes=1)  # by which what is overdue is put off as an agent begins
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BUSY = {JobState.QUEUED, JobState.RUNNING, JobState.WAITING}
 
 _log = logging.getLogger("plugin_manager")
@@ -407,7 +408,8 @@ class Agent:
     def _saw(self, digest: Digest, listed: set[Digest]) -> None:
         listed.add(digest)
         with self._guard:
-            if digest not in self._record.seen:
+            # Nothing was first seen in the future: somebody has set the clock back since.
+            if self._record.seen.get(digest, _NEVER) > self._now():
                 self._record = evolve(self._record, seen={**self._record.seen, digest: self._now()})
 
     def _is_old(self, entry: CatalogueEntry, digest: Digest) -> bool:

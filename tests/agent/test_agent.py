@@ -339,6 +339,18 @@ def test_what_is_lost_makes_it_wait_again_and_never_shorter(maps: World) -> None
         wait_for(lambda: version(maps) == "1.1")
 
 
+def test_what_was_seen_while_the_clock_was_ahead_waits_no_longer_than_others(maps: World) -> None:
+    maps.publish("acme/maps 1.1", {"maps.py": "VERSION = 2\n"})
+    with running(maps, upgrading("install", cooldown_days=3)) as agent:
+        maps.clock.advance(days=20)
+        look(agent)
+        maps.clock.advance(days=-20)
+        look(agent, days=0.6)
+        assert version(maps) == "1.0"
+        look(agent, days=3.1)
+        wait_for(lambda: version(maps) == "1.1")
+
+
 def test_without_a_cooldown_it_upgrades_at_once(maps: World) -> None:
     maps.publish("acme/maps 1.1", {"maps.py": "VERSION = 2\n"})
     with running(maps, upgrading("install", cooldown_days=0)) as agent:
