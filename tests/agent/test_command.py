@@ -312,6 +312,33 @@ def test_what_others_may_read_holds_no_secret(command: Command, tmp_path: Path) 
     assert "PLUGINCTL_JOBS=2" in value["text"]
 
 
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_an_agent_has_the_settings_of_the_file_that_was_named(
+    command: Command, tmp_path: Path, how: str
+) -> None:
+    """The file says when it ends; the service begins in another directory."""
+    (tmp_path / "named.toml").write_text("agent_idle_exit = 1\n")
+    (tmp_path / "tokens").touch(0o600)
+    relative = os.path.relpath(tmp_path / "named.toml")
+    command.environment["PLUGINCTL_TOKENS"] = os.path.relpath(tmp_path / "tokens")
+    flags = []
+    if how == "flag":
+        flags = ["--config", relative]
+    else:
+        command.environment["PLUGINCTL_CONFIG"] = relative
+    value = command.json(*flags, "agent", "install-service", "--kind", "launchd", "--print")
+    plan = plistlib.loads(value["text"].encode())
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": command.environment["PYTHONPATH"]}
+    environment |= plan["EnvironmentVariables"]
+    assert Path(environment["PLUGINCTL_TOKENS"]).is_absolute()
+    subprocess.run(plan["ProgramArguments"], env=environment, cwd="/", timeout=60, check=True)
+    assert command.json(*flags, "agent", "start")["running"] is True
+    wait_for(lambda: not status(store(command)).running)
+    job = command.json(*flags, "install", "acme/model", "--background", "--start-agent")["job"]
+    wait_for(lambda: not status(store(command)).running)
+    assert command.world.manager().jobs.get(job["id"]).state is JobState.COMPLETED
+
+
 def test_the_command_of_a_service_is_one_that_runs(command: Command) -> None:
     """What the unit starts is started here, as the service manager would."""
     value = command.json("agent", "install-service", "--kind", "launchd", "--print")
