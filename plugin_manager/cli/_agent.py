@@ -125,6 +125,11 @@ def _start(settings: Settings) -> agents.AgentStatus:
     import subprocess  # noqa: PLC0415 - asking how it is doing does without
 
     status = agents.status(settings.store)
+    if status.running and status.pid is None:
+        raise LockedError(
+            f"the agent's lock of {settings.store} is held by {_who(status)}",
+            remedy="It may be an agent in another container; 'lsof' as root tells who has it.",
+        )
     if status.running:
         return status
     directory = settings.store / "agent"
@@ -341,13 +346,14 @@ def submit(
     with open_manager(session) as manager:
         _refuse_unknown(manager, action, requests)
         job = manager.jobs.submit(*requests, action=action)
-        if start_agent or manager.settings.agent.start:
+        status = agents.status(manager.settings.store)
+        if not status.running and (start_agent or manager.settings.agent.start):
             status = _start(manager.settings)
-        else:
-            status = agents.status(manager.settings.store)
     session.result({"job": job_json(job), "agent": agent_json(status)})
     session.tell(f"job {job.id[:8]}: {job}, {job.state.value}")
-    if status.running:
+    if status.running and status.pid is None:
+        session.tell(f"the agent's lock is held by {_who(status)}: an agent, or else it waits")
+    elif status.running:
         session.tell(f"the agent works at it; 'pluginctl watch {job.id[:8]}' shows how far it is")
     else:
         session.tell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import plistlib
@@ -122,6 +123,19 @@ def test_a_host_s_agent_is_not_stopped_from_outside(command: Command) -> None:
         assert str(os.getpid()) in error["message"]
         assert status(store(command)).running
     command("agent", "stop")
+
+
+def test_a_lock_that_nobody_can_be_seen_to_hold_is_no_agent_that_runs(command: Command) -> None:
+    command("agent", "start")
+    command("agent", "stop")
+    with (store(command) / "agent" / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        error = command.fails("locked", "agent", "start")
+        assert "cannot be seen" in error["message"]
+        said = command("install", "acme/model", "--background", "--start-agent").stdout
+        assert "cannot be seen" in said
+        assert "works at it" not in said
+    assert command.json("agent", "start")["running"] is True
 
 
 def test_what_keeps_it_from_starting_is_said(command: Command) -> None:
