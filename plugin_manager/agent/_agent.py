@@ -477,18 +477,22 @@ class Agent:
 
     def _pace(self, count: int) -> None:
         """Wait for as long as `count` bytes may take; do meanwhile what is more urgent."""
-        if self._stopping.is_set():
-            raise _StoppedError
         rate = self._policy.scrub_bytes_per_second
         self._owed_seconds += count / rate if rate else 0
-        if self._owed_seconds >= _SLEEP_SECONDS:
-            self._stopping.wait(self._owed_seconds)
-            self._owed_seconds = 0
-        if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = time.monotonic()
-            for due in self._due():
-                if due.task is not Task.SCRUB:
-                    self._do(due.task)
+        while True:
+            if self._stopping.is_set():
+                raise _StoppedError
+            if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
+                self._looked_at = time.monotonic()
+                for due in self._due():
+                    if due.task is not Task.SCRUB:
+                        self._do(due.task)
+            if self._owed_seconds < _SLEEP_SECONDS:
+                return
+            # In slices: at a low rate, a chunk may take hours.
+            some = min(self._owed_seconds, _LOOK_SECONDS)
+            self._stopping.wait(some)
+            self._owed_seconds -= some
 
     def _found_damage(self, found: Inspection) -> None:
         release, plugin = found.active.release, found.active.release.plugin

@@ -623,6 +623,15 @@ def test_an_update_does_not_wait_for_a_scrub(maps: World) -> None:
         assert status(agent.store).last_scrub is None
 
 
+def test_a_scrub_at_a_crawl_makes_way_for_what_is_urgent(maps: World) -> None:
+    """A chunk takes days at this rate."""
+    with running(maps, evolve(SCRUBBING, scrub_bytes_per_second=1, update_hours=6)) as agent:
+        wait_for(lambda: status(agent.store).last_update)
+        wait_for(lambda: "checking" in status(agent.store).doing)
+        look(agent)
+        assert status(agent.store).last_scrub is None
+
+
 def test_an_idle_agent_leaves_a_scrub_for_another_time(maps: World) -> None:
     policy = evolve(SCRUBBING, scrub_bytes_per_second=50_000, idle_exit_seconds=1)
     agent = Running(maps, policy)
