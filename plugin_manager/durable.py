@@ -57,6 +57,17 @@ def disk_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def keep_to_writers(descriptor: int, directory: Path) -> None:
+    """Have an open file of ours opened only by who may write to `directory`.
+
+    For lock files: whoever can open one, be it only to read, can lock it. Raises OSError.
+    """
+    mode = 0o600 | (directory.stat().st_mode & 0o022) * 3  # who may write, may read
+    if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        with contextlib.suppress(PermissionError):  # it is another's, who shares the store
+            os.fchmod(descriptor, mode)
+
+
 def disk_space(directory: Path) -> tuple[int, int]:
     """The bytes of the file system that `directory` is or will be on: (all, free to this user)."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())

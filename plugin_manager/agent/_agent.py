@@ -26,7 +26,7 @@ from plugin_manager.agent import _record
 from plugin_manager.agent._lock import AgentLock, holder
 from plugin_manager.agent._notify import Notice, Notifier
 from plugin_manager.agent._schedule import Due, Task, agenda, pause_after
-from plugin_manager.agent._upgrades import newer_entries, request_for
+from plugin_manager.agent._upgrades import newer_entries, request_for, requests_for
 from plugin_manager.catalogue import CatalogueEntry
 from plugin_manager.durable import disk_errors
 from plugin_manager.errors import (
@@ -39,7 +39,7 @@ from plugin_manager.errors import (
     PluginManagerError,
 )
 from plugin_manager.manager import ActivityLog, Inspection, Job, JobState, Plan, PluginManager
-from plugin_manager.model import Digest, PluginName
+from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.settings import AgentPolicy
 from plugin_manager.store import Active
 
@@ -52,6 +52,7 @@ _LEAST_URGENT = 8
 _NICE = 10
 _STOPPED_SECONDS = 30.0
 _SOON = timedelta(minutes=1)  # by which what is overdue is put off as an agent begins
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BUSY = {JobState.QUEUED, JobState.RUNNING, JobState.WAITING}
 
 _log = logging.getLogger("plugin_manager")
@@ -402,12 +403,13 @@ class Agent:
         plan = self._manager.plan_install(request)
         if not plan.steps or not self._all_old(plan, listed):
             return
-        self._take(str(request), plan)
+        self._take(request, plan)
 
     def _saw(self, digest: Digest, listed: set[Digest]) -> None:
         listed.add(digest)
         with self._guard:
-            if digest not in self._record.seen:
+            # Nothing was first seen in the future: somebody has set the clock back since.
+            if self._record.seen.get(digest, _NEVER) > self._now():
                 self._record = evolve(self._record, seen={**self._record.seen, digest: self._now()})
 
     def _is_old(self, entry: CatalogueEntry, digest: Digest) -> bool:
@@ -427,30 +429,38 @@ class Agent:
             old &= entry is not None and self._is_old(entry, after.digest)
         return old
 
-    def _take(self, request: str, plan: Plan) -> None:
-        """Do with an upgrade what the policy says."""
-        plugin = plan.steps[0].plugin
+    def _take(self, request: PluginRequirement, plan: Plan) -> None:
+        """Do with an upgrade what the policy says, and bring nothing but what was judged."""
+        requests = requests_for(request, plan)
         match self._policy.upgrades:
             case "install":
-                self._submit("install", request)
+                self._submit("install", requests, plan)
             case "download" if plan.needed.fetch_bytes:
-                self._submit("fetch", request)
+                self._submit("fetch", requests, plan)
             case "download":
-                self._manager.fetch(request)  # it is here; so that it is not taken for forgotten
+                self._manager.fetch(*requests)  # it is here; so that it is not taken for forgotten
             case _:
                 digests = sorted(step.after.digest for step in plan.steps if step.after)
                 if not self._told_already(f"upgrade {' '.join(digests)}"):
                     text = ", ".join(str(step) for step in plan.steps)
+                    plugin = request.plugin
                     self._tell("upgrade", plugin, f"{text} ('pluginctl upgrade {plugin}')")
 
-    def _submit(self, action: Any, request: str) -> None:
+    def _submit(self, action: Any, requests: tuple[str, ...], plan: Plan) -> None:
         jobs = self._manager.jobs
         for job in self._jobs():
             # Whoever cancelled or paused it meant it; what failed fails again.
-            same = job.action == action and job.requests == (request,)
+            same = job.action == action and job.requests == requests
             if same and job.state is not JobState.COMPLETED:
                 return
-        jobs.submit(request, action=action, priority=_LEAST_URGENT, group="agent")
+        jobs.submit(
+            *requests,
+            action=action,
+            priority=_LEAST_URGENT,
+            group="agent",
+            # It may wait for long, and whoever works at it asks for fresh metadata.
+            only={step.after.digest for step in plan.steps if step.after},
+        )
 
     # --- checking what is installed --------------------------------------------------------------
 
@@ -467,18 +477,22 @@ class Agent:
 
     def _pace(self, count: int) -> None:
         """Wait for as long as `count` bytes may take; do meanwhile what is more urgent."""
-        if self._stopping.is_set():
-            raise _StoppedError
         rate = self._policy.scrub_bytes_per_second
         self._owed_seconds += count / rate if rate else 0
-        if self._owed_seconds >= _SLEEP_SECONDS:
-            self._stopping.wait(self._owed_seconds)
-            self._owed_seconds = 0
-        if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = time.monotonic()
-            for due in self._due():
-                if due.task is not Task.SCRUB:
-                    self._do(due.task)
+        while True:
+            if self._stopping.is_set():
+                raise _StoppedError
+            if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
+                self._looked_at = time.monotonic()
+                for due in self._due():
+                    if due.task is not Task.SCRUB:
+                        self._do(due.task)
+            if self._owed_seconds < _SLEEP_SECONDS:
+                return
+            # In slices: at a low rate, a chunk may take hours.
+            some = min(self._owed_seconds, _LOOK_SECONDS)
+            self._stopping.wait(some)
+            self._owed_seconds -= some
 
     def _found_damage(self, found: Inspection) -> None:
         release, plugin = found.active.release, found.active.release.plugin

@@ -23,7 +23,7 @@ from typing import Self
 
 from attrs import frozen
 
-from plugin_manager.durable import make_directories, make_real_directories
+from plugin_manager.durable import keep_to_writers, make_directories, make_real_directories
 
 if sys.platform != "win32":
     import fcntl
@@ -71,6 +71,7 @@ class AgentLock:
                 return None
             descriptor = _open(path, os.O_RDWR | os.O_CREAT)
             try:
+                keep_to_writers(descriptor, store)
                 mine = _lock(descriptor)
             except OSError:
                 os.close(descriptor)
@@ -173,7 +174,7 @@ def terminate(store: Path) -> int | None:
 
 def _open(path: Path, flags: int) -> int:
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path} is not a regular file")

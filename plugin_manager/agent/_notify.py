@@ -19,12 +19,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from plugin_manager.model import PluginName, one_line, utc_text
 from plugin_manager.settings import Settings
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["Notice", "Notifier"]
 
@@ -73,15 +76,16 @@ class Notifier:
     def __init__(self, settings: Settings) -> None:
         policy = settings.agent
         self._ways: list[_Way] = []
+        self._programs = programs = _Programs()
         if policy.desktop and _has_desktop():
-            self._ways.append(_Way("the desktop", _on_desktop))
+            self._ways.append(_Way("the desktop", lambda notice: _on_desktop(notice, programs)))
         if policy.webhook:
             self._ways.append(
                 _Way("the webhook", lambda notice: _post(policy.webhook, settings, notice))
             )
         if policy.command:
             self._ways.append(
-                _Way("the command", lambda notice: _run(policy.command, _json(notice)))
+                _Way("the command", lambda notice: programs.run(policy.command, _json(notice)))
             )
 
     def tell(self, notice: Notice) -> None:
@@ -90,10 +94,11 @@ class Notifier:
             way.put(notice)
 
     def close(self) -> None:
-        """Wait a few seconds at most until what is to be told is told."""
+        """Wait a few seconds at most until what is to be told is told; end programs that go on."""
         until = time.monotonic() + _CLOSE_SECONDS
         for way in self._ways:
             way.close(until)
+        self._programs.end()
 
 
 class _Way:
@@ -133,28 +138,56 @@ def _json(notice: Notice) -> bytes:
     return json.dumps(notice.render()).encode()
 
 
-def _run(command: Sequence[str], data: bytes) -> None:
-    """Give `data` to a program; end it, and what it began, where it takes too long."""
-    import subprocess  # noqa: PLC0415 - most agents need none
+class _Programs:
+    """Programs that are run for notices, until `end`."""
 
-    with subprocess.Popen(  # noqa: S603 - as the settings say, and without a shell
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            process.communicate(data, _TIMEOUT_SECONDS)
-        except BaseException:
-            with suppress(ProcessLookupError):
-                if hasattr(os, "killpg"):
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
-            raise
-    if process.returncode:
-        raise OSError(f"it ended with {process.returncode}")
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def run(self, command: Sequence[str], data: bytes) -> None:
+        """Give `data` to a program; end it, and what it began, where it takes too long."""
+        import subprocess  # noqa: PLC0415 - most agents need none
+
+        with self._guard:
+            if self._ended:
+                raise OSError("the agent ends")
+            process = subprocess.Popen(  # noqa: S603 - as the settings say, and without a shell
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        with process:
+            try:
+                process.communicate(data, _TIMEOUT_SECONDS)
+            except BaseException:
+                _kill(process)
+                raise
+            finally:
+                with self._guard:
+                    self._running.discard(process)
+        if process.returncode:
+            raise OSError(f"it ended with {process.returncode}")
+
+    def end(self) -> None:
+        """End what is running, and what that began; begin none any more."""
+        with self._guard:
+            self._ended = True
+            for process in self._running:
+                if process.poll() is None:
+                    _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def _post(address: str, settings: Settings, notice: Notice) -> None:
@@ -198,14 +231,14 @@ def _has_desktop() -> bool:
     )
 
 
-def _on_desktop(notice: Notice) -> None:
+def _on_desktop(notice: Notice, programs: _Programs) -> None:
     """Show `notice` as https://specifications.freedesktop.org/notification-spec describes."""
     import html  # noqa: PLC0415
 
     title = f"Plugins: {_TITLES.get(notice.kind, notice.kind)}"
     body = html.escape(notice.text, quote=False)  # servers may take markup
     if program := shutil.which("notify-send"):
-        _run([program, "--app-name=pluginctl", "--", title, body], b"")
+        programs.run([program, "--app-name=pluginctl", "--", title, body], b"")
         return
     from jeepney import DBusAddress, new_method_call  # noqa: PLC0415 - an extra
     from jeepney.io.blocking import open_dbus_connection  # noqa: PLC0415

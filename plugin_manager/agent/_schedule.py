@@ -50,8 +50,10 @@ def agenda(
 
     `jitter` (from 0 to 1) moves updates: a tenth of their interval to both sides, and by a minute
     where one is overdue as the agent begins, so that not all ask at once who were switched on at
-    once. `put_off`: what failed is not tried again before.
+    once. `put_off`: what failed is not tried again before. What would have to wait for longer than
+    it ever does, somebody has set the clock back for.
     """
+    begun = min(begun, now)
 
     def every(last: datetime | None, interval: timedelta, late: timedelta) -> datetime:
         # A moment in the future: somebody has set the clock back, and it says nothing any more.
@@ -75,7 +77,8 @@ def agenda(
         under_way = record.scrub_begun is not None
         at = begun if under_way else every(record.scrubbed, interval, timedelta())
         found.append(Due(at, Task.SCRUB))
-    found = [Due(max(one.at, put_off.get(one.task, one.at)), one.task) for one in found]
+    waits = {task: at for task, at in put_off.items() if at <= now + _LONGEST_PAUSE}
+    found = [Due(max(one.at, waits.get(one.task, one.at)), one.task) for one in found]
     return sorted(found, key=lambda one: (max(one.at, now), _ORDER.index(one.task)))
 
 

@@ -13,9 +13,10 @@ from packaging.version import Version
 
 from plugin_manager.catalogue import CatalogueEntry
 from plugin_manager.errors import InvalidInputError
+from plugin_manager.manager import Plan
 from plugin_manager.model import PluginRequirement, Release
 
-__all__ = ["newer_entries", "request_for"]
+__all__ = ["newer_entries", "request_for", "requests_for"]
 
 
 def newer_entries(entries: Iterable[CatalogueEntry], active: Release) -> list[CatalogueEntry]:
@@ -56,3 +57,17 @@ def request_for(
         return PluginRequirement.parse(f"{active.plugin}{','.join(bounds)}")
     except InvalidInputError:  # more exceptions than a specifier may hold
         return None
+
+
+def requests_for(request: PluginRequirement, plan: Plan) -> tuple[str, ...]:
+    """`request`, and each release that came along with it in `plan` in the version it has there.
+
+    As they are recorded, so in order.
+    """
+    found = {str(request)}
+    for step in plan.steps:
+        if step.after and step.plugin != request.plugin and step.kind != "keep":
+            # As bounds: what is pinned exactly would be taken also once it is withdrawn.
+            version = step.after.release.version.public
+            found.add(str(PluginRequirement.parse(f"{step.plugin}>={version},<={version}")))
+    return tuple(sorted(found))

@@ -14,9 +14,11 @@ from typing import Any, Literal
 import click
 
 from plugin_manager import agent as agents
+from plugin_manager import configuration
 from plugin_manager._values import agent_json, job_json
 from plugin_manager.cli._client import json_option, open_manager
 from plugin_manager.cli._output import Session, clean
+from plugin_manager.cli._source import file_of
 from plugin_manager.durable import read_regular, write_atomically
 from plugin_manager.errors import (
     CorruptError,
@@ -99,6 +101,9 @@ def start(as_json: bool) -> None:
 def _command(settings: Settings) -> list[str]:
     """The command line of an agent with these settings, whatever directory it begins in."""
     command = [sys.executable, "-m", "plugin_manager.cli", "--store", str(settings.store)]
+    file = file_of(click.get_current_context())
+    if file.required:  # a file that was named; the user's own is found again
+        command += ["--config", str(file.path)]
     if settings.repository:
         command += ["--repository", settings.repository]
     if isinstance(settings.root, Path):
@@ -120,6 +125,11 @@ def _start(settings: Settings) -> agents.AgentStatus:
     import subprocess  # noqa: PLC0415 - asking how it is doing does without
 
     status = agents.status(settings.store)
+    if status.running and status.pid is None:
+        raise LockedError(
+            f"the agent's lock of {settings.store} is held by {_who(status)}",
+            remedy="It may be an agent in another container; 'lsof' as root tells who has it.",
+        )
     if status.running:
         return status
     directory = settings.store / "agent"
@@ -232,8 +242,13 @@ def _service(settings: Settings, kind: Any) -> agents.Service:
         if name.startswith("PLUGINCTL_") and name not in _SECRETS and value
     }
     # These are in the command line, as they were found.
-    for name in ("STORE", "REPOSITORY", "ROOT", "HOST_VERSION", "SYSTEM_STORE"):
+    for name in ("CONFIG", "STORE", "REPOSITORY", "ROOT", "HOST_VERSION", "SYSTEM_STORE"):
         environment.pop(f"PLUGINCTL_{name}", None)
+    # A service begins in another directory.
+    for option in configuration.OPTIONS:
+        if option.is_path and option.variable in environment:
+            path = Path(environment[option.variable]).expanduser()
+            environment[option.variable] = str(path.absolute())
     command = _command(settings)
     return agents.service(kind, settings.store, command, environment, home=Path.home())
 
@@ -331,13 +346,14 @@ def submit(
     with open_manager(session) as manager:
         _refuse_unknown(manager, action, requests)
         job = manager.jobs.submit(*requests, action=action)
-        if start_agent or manager.settings.agent.start:
+        status = agents.status(manager.settings.store)
+        if not status.running and (start_agent or manager.settings.agent.start):
             status = _start(manager.settings)
-        else:
-            status = agents.status(manager.settings.store)
     session.result({"job": job_json(job), "agent": agent_json(status)})
     session.tell(f"job {job.id[:8]}: {job}, {job.state.value}")
-    if status.running:
+    if status.running and status.pid is None:
+        session.tell(f"the agent's lock is held by {_who(status)}: an agent, or else it waits")
+    elif status.running:
         session.tell(f"the agent works at it; 'pluginctl watch {job.id[:8]}' shows how far it is")
     else:
         session.tell(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -92,6 +92,7 @@ class Jobs:
         bytes_per_second: int | None = None,
         metered: bool = False,
         deadline_seconds: float | None = None,
+        only: Iterable[Digest] = (),
     ) -> Job:
         """Record that `requests` shall be installed (or, as names, upgraded); works at nothing.
 
@@ -100,7 +101,8 @@ class Jobs:
         What is asked for again is the same job, with the wishes given now; where it had ended, or
         was paused, it is queued again. `priority` is from 0, the highest, to 10; of a `group` no
         more run at once than the settings say; `bytes_per_second` limits this job alone;
-        `metered` lets it run whatever the policy says of such connections.
+        `metered` lets it run whatever the policy says of such connections. `only`: it fails, and
+        changes nothing, where another release than those with these heads would be brought.
         """
         _check_priority(priority)
         _check_rate(bytes_per_second)
@@ -122,6 +124,7 @@ class Jobs:
             bytes_per_second=bytes_per_second,
             metered=metered,
             deadline=None if seconds is None else now + timedelta(seconds=seconds),
+            only=tuple(sorted(only)),
         )
         with self._changing():
             if known := self._records.wish(wish.id):

@@ -36,7 +36,7 @@ from plugin_manager.errors import (
 from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._events import Event, Events, LoadAll, Trial
-from plugin_manager.manager._plan import Cleanup, Plan, Step
+from plugin_manager.manager._plan import Cleanup, Plan, Step, brings_only
 from plugin_manager.model import (
     Digest,
     Host,
@@ -690,13 +690,9 @@ class PluginManager:
         wanted = _requirements(requests)
         self._require_source()
         with self.jobs.on_record("fetch", wanted, self._control) as follower:
-            return self._fetch(wanted, follower)
-
-    def _fetch(self, wanted: list[PluginRequirement], follower: Follower) -> Plan:
-        plan, _ = self._changes.carry_out(
-            lambda: self._planner.install(wanted), follower, ahead=True
-        )
-        return plan
+            return self._changes.carry_out(
+                lambda: self._planner.install(wanted), follower, ahead=True
+            )[0]
 
     def uninstall(self, *names: str | PluginName) -> Plan:
         """Make plugins inactive; returns the plan.
@@ -818,13 +814,15 @@ class PluginManager:
             control=hooks.control,
         )
         other._require_source()
-        if wish.action == "install":
-            wanted = _requirements(wish.requests)
-            other._change(lambda: other._planner.install(wanted), hooks)
-        elif wish.action == "fetch":
-            other._fetch(_requirements(wish.requests), hooks)
-        else:
-            other._change(lambda: other.plan_upgrade(*wish.requests), hooks)
+
+        def planned() -> Plan:
+            if wish.action == "upgrade":
+                plan = other.plan_upgrade(*wish.requests)
+            else:
+                plan = other._planner.install(_requirements(wish.requests))
+            return brings_only(plan, wish.only)
+
+        other._changes.carry_out(planned, hooks, ahead=wish.action == "fetch")
 
     def _resume_status(self, digest: Digest) -> ResumeStatus:
         from plugin_manager.manager._resume import resume_status  # noqa: PLC0415

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 
-from plugin_manager.model import PluginName
+from plugin_manager.errors import RefusedError
+from plugin_manager.model import Digest, PluginName
 from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan
 
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
 
-__all__ = ["Cleanup", "Plan", "Step"]
+__all__ = ["Cleanup", "Plan", "Step", "brings_only"]
 
 _NOTHING_NEEDED = Needed(0, 0, 0, 0)
 
@@ -101,6 +103,21 @@ class Plan:
             share_bytes=sum(step.needed.share_bytes for step in self.steps),
             write_bytes=sum(step.needed.write_bytes for step in self.steps),
         )
+
+
+def brings_only(plan: Plan, digests: Sequence[Digest]) -> Plan:
+    """`plan`; raises RefusedError where it brings a release whose head is not in `digests`.
+
+    None are named: it may bring whatever it was made to.
+    """
+    for step in plan.steps if digests else ():
+        before, after = step.before, step.after
+        if after and not ((before and before.digest == after.digest) or after.digest in digests):
+            raise RefusedError(
+                f"{after.release} would come as well, which was not chosen when this was asked for",
+                remedy="Ask for it again.",
+            )
+    return plan
 
 
 @frozen

@@ -56,6 +56,8 @@ __all__ = [
 LEAST_PRIORITY, MOST_PRIORITY = 10, 0
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 5.0, 0.005
 _FRESH_SECONDS = 600
+_SETTLED_NS = 2_000_000_000  # two changes within a tick of the clock may look alike
+_MOST_KNOWN = 1000
 _HOUR = timedelta(hours=1)
 _MOST_BYTES = 1024 * 1024
 _FORMAT = 1
@@ -101,6 +103,7 @@ class Wish:
     `attempt` counts how often it was started anew after it had ended. `metered`: it may run on a
     connection that is paid by the byte, whatever the policy. `deadline`: when to give up.
     `foreground`: its caller waits for it and would run it again, so that nobody else takes it up.
+    `only`: the heads of all that it may bring; none are named: whatever is chosen.
     """
 
     action: str
@@ -115,6 +118,7 @@ class Wish:
     keep: bool = True
     foreground: bool = False
     attempt: int = 1
+    only: tuple[Digest, ...] = field(default=(), repr=False)
 
     @property
     def id(self) -> str:
@@ -137,6 +141,7 @@ class Wish:
             "keep": self.keep,
             "foreground": self.foreground,
             "attempt": self.attempt,
+            "only": list(self.only),
         }
 
     @classmethod
@@ -160,6 +165,7 @@ class Wish:
             keep=document.boolean("keep"),
             foreground=document.boolean("foreground"),
             attempt=document.integer("attempt", least=1),
+            only=document.parsed_each("only", Digest.parse, []),
         )
         document.finish(where)
         return wish
@@ -259,6 +265,8 @@ class JobRecords:
     def __init__(self, directory: Path) -> None:
         self._store = directory
         self.directory = directory / "jobs"
+        # What was read, by what the file was like: who works at a queue looks all the time.
+        self._known: dict[tuple[str, str], tuple[tuple[int, ...], Any]] = {}
 
     def ids(self) -> list[str]:
         """The ids of all jobs."""
@@ -413,9 +421,25 @@ class JobRecords:
         return None
 
     def _read(self, job: str, name: str, parse: Callable[[Document, str], T]) -> T | None:
-        value = self._load(f"{job}/{name}")
+        mark = self._mark(job, name)
+        known = self._known.get((job, name))
+        if known and mark and known[0] == mark:
+            found: T | None = known[1]
+            return found
+        value, found = self._load(f"{job}/{name}"), None
         with suppress(InvalidInputError):
-            return None if value is None else parse(Document(value), f"jobs/{job}/{name}")
+            found = None if value is None else parse(Document(value), f"jobs/{job}/{name}")
+        if mark and time.time_ns() - mark[-1] > _SETTLED_NS:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[job, name] = mark, found
+        return found
+
+    def _mark(self, job: str, name: str) -> tuple[int, ...] | None:
+        """Something that differs after each change of a file, once the last is some time ago."""
+        with suppress(OSError):
+            status = (self.directory / job / name).lstat()
+            return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         return None
 
 

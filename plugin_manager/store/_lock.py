@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plugin_manager.durable import read_regular
+from plugin_manager.durable import keep_to_writers, read_regular
 from plugin_manager.errors import CancelledError, CorruptError, LockedError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class WriterLock:
 
         # A child of a fork must not believe that it holds what its parent holds.
         if self._lock_of is None or self._lock_of[0] != os.getpid():
-            self._lock_of = os.getpid(), FileLock(self._directory / "lock")
+            self._lock_of = os.getpid(), FileLock(self._directory / "lock", mode=0o600)
         return self._lock_of[1]
 
     @contextlib.contextmanager
@@ -53,6 +53,7 @@ class WriterLock:
         """
         self._acquire(timeout_seconds, waiting, cancelled)
         try:
+            self._keep_to_writers()
             self._say_who()
             yield
         finally:
@@ -86,6 +87,16 @@ class WriterLock:
                 remedy="Wait for it to finish, or allow a longer --lock-timeout.",
                 holder=self._holder(),
             ) from error
+
+    def _keep_to_writers(self) -> None:
+        """Keep readers of the store from locking it; also where it was made before this did."""
+        with contextlib.suppress(OSError):
+            flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+            descriptor = os.open(self._directory / "lock", flags)
+            try:
+                keep_to_writers(descriptor, self._directory)
+            finally:
+                os.close(descriptor)
 
     def _say_who(self) -> None:
         """Leave a word for those who wait; nobody relies on it."""

@@ -339,6 +339,18 @@ def test_what_is_lost_makes_it_wait_again_and_never_shorter(maps: World) -> None
         wait_for(lambda: version(maps) == "1.1")
 
 
+def test_what_was_seen_while_the_clock_was_ahead_waits_no_longer_than_others(maps: World) -> None:
+    maps.publish("acme/maps 1.1", {"maps.py": "VERSION = 2\n"})
+    with running(maps, upgrading("install", cooldown_days=3)) as agent:
+        maps.clock.advance(days=20)
+        look(agent)
+        maps.clock.advance(days=-20)
+        look(agent, days=0.6)
+        assert version(maps) == "1.0"
+        look(agent, days=3.1)
+        wait_for(lambda: version(maps) == "1.1")
+
+
 def test_without_a_cooldown_it_upgrades_at_once(maps: World) -> None:
     maps.publish("acme/maps 1.1", {"maps.py": "VERSION = 2\n"})
     with running(maps, upgrading("install", cooldown_days=0)) as agent:
@@ -386,6 +398,47 @@ def test_what_comes_along_must_be_old_enough_too(maps: World) -> None:
         assert version(maps) == "1.0"
         look(agent, days=3.1)
         wait_for(lambda: len(maps.manager().installed()) == 2)
+
+
+@contextmanager
+def queued_with_fonts(world: World) -> Iterator[tuple[Running, PluginManager]]:
+    """Upgrades to acme/maps 1.1, with acme/fonts 1.0, wait in a queue that is paused."""
+    with running(world, upgrading("install", cooldown_days=3)) as agent:
+        world.publish("acme/fonts 1.0", {"fonts.py": ""})
+        world.publish(
+            "acme/maps 1.1", {"maps.py": "VERSION = 2\n"}, requires='plugins = ["acme/fonts"]'
+        )
+        look(agent)
+        manager = world.manager()
+        manager.jobs.pause()
+        look(agent, days=3.1)  # acme/fonts is looked at from now on
+        look(agent, days=3.1)
+        wait_for(manager.jobs.all)
+        yield agent, manager
+
+
+def test_what_comes_out_while_a_job_waits_does_not_come_along(maps: World) -> None:
+    with queued_with_fonts(maps) as (_, manager):
+        maps.publish("acme/fonts 1.1", {"fonts.py": "YOUNG = True\n"})
+        manager.jobs.resume()
+        wait_for(lambda: len(manager.installed()) == 2)
+    assert [str(one.release) for one in manager.installed()] == ["acme/fonts 1.0", "acme/maps 1.1"]
+
+
+def test_what_was_judged_and_is_withdrawn_lets_nothing_younger_come(maps: World) -> None:
+    with queued_with_fonts(maps) as (_, manager):
+        maps.withdraw("acme/maps 1.1", "yanked", "it is slow")
+        maps.publish("acme/maps 1.0.5", {"maps.py": "YOUNG = True\n"})
+        manager.jobs.resume()
+        wait_for(lambda: manager.jobs.all()[0].state is JobState.FAILED)
+        assert "was not chosen" in manager.jobs.all()[0].why
+        assert version(maps) == "1.0"
+        # Control: who asks for the same without naming releases gets it.
+        manager.install(*manager.jobs.all()[0].requests)
+    assert [str(one.release) for one in manager.installed()] == [
+        "acme/fonts 1.0",
+        "acme/maps 1.0.5",
+    ]
 
 
 def test_downloading_ahead_makes_an_upgrade_need_no_network(maps: World) -> None:
@@ -564,6 +617,15 @@ def test_a_scrub_is_as_slow_as_it_is_told(maps: World) -> None:
 def test_an_update_does_not_wait_for_a_scrub(maps: World) -> None:
     policy = evolve(SCRUBBING, scrub_bytes_per_second=50_000, update_hours=6)
     with running(maps, policy) as agent:
+        wait_for(lambda: status(agent.store).last_update)
+        wait_for(lambda: "checking" in status(agent.store).doing)
+        look(agent)
+        assert status(agent.store).last_scrub is None
+
+
+def test_a_scrub_at_a_crawl_makes_way_for_what_is_urgent(maps: World) -> None:
+    """A chunk takes days at this rate."""
+    with running(maps, evolve(SCRUBBING, scrub_bytes_per_second=1, update_hours=6)) as agent:
         wait_for(lambda: status(agent.store).last_update)
         wait_for(lambda: "checking" in status(agent.store).doing)
         look(agent)

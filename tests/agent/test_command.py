@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import plistlib
@@ -122,6 +123,19 @@ def test_a_host_s_agent_is_not_stopped_from_outside(command: Command) -> None:
         assert str(os.getpid()) in error["message"]
         assert status(store(command)).running
     command("agent", "stop")
+
+
+def test_a_lock_that_nobody_can_be_seen_to_hold_is_no_agent_that_runs(command: Command) -> None:
+    command("agent", "start")
+    command("agent", "stop")
+    with (store(command) / "agent" / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        error = command.fails("locked", "agent", "start")
+        assert "cannot be seen" in error["message"]
+        said = command("install", "acme/model", "--background", "--start-agent").stdout
+        assert "cannot be seen" in said
+        assert "works at it" not in said
+    assert command.json("agent", "start")["running"] is True
 
 
 def test_what_keeps_it_from_starting_is_said(command: Command) -> None:
@@ -310,6 +324,33 @@ def test_what_others_may_read_holds_no_secret(command: Command, tmp_path: Path) 
     value = command.json("agent", "install-service", "--kind", "systemd", "--print")
     assert "T0KEN" not in value["text"]
     assert "PLUGINCTL_JOBS=2" in value["text"]
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_an_agent_has_the_settings_of_the_file_that_was_named(
+    command: Command, tmp_path: Path, how: str
+) -> None:
+    """The file says when it ends; the service begins in another directory."""
+    (tmp_path / "named.toml").write_text("agent_idle_exit = 1\n")
+    (tmp_path / "tokens").touch(0o600)
+    relative = os.path.relpath(tmp_path / "named.toml")
+    command.environment["PLUGINCTL_TOKENS"] = os.path.relpath(tmp_path / "tokens")
+    flags = []
+    if how == "flag":
+        flags = ["--config", relative]
+    else:
+        command.environment["PLUGINCTL_CONFIG"] = relative
+    value = command.json(*flags, "agent", "install-service", "--kind", "launchd", "--print")
+    plan = plistlib.loads(value["text"].encode())
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": command.environment["PYTHONPATH"]}
+    environment |= plan["EnvironmentVariables"]
+    assert Path(environment["PLUGINCTL_TOKENS"]).is_absolute()
+    subprocess.run(plan["ProgramArguments"], env=environment, cwd="/", timeout=60, check=True)
+    assert command.json(*flags, "agent", "start")["running"] is True
+    wait_for(lambda: not status(store(command)).running)
+    job = command.json(*flags, "install", "acme/model", "--background", "--start-agent")["job"]
+    wait_for(lambda: not status(store(command)).running)
+    assert command.world.manager().jobs.get(job["id"]).state is JobState.COMPLETED
 
 
 def test_the_command_of_a_service_is_one_that_runs(command: Command) -> None:

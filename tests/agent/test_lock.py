@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from plugin_manager import agent
+from plugin_manager.agent import _lock
 from plugin_manager.agent._lock import AgentLock, Holder, holder, terminate
+from plugin_manager.store._lock import WriterLock
 
 HOLD = """
 import sys, time
@@ -72,11 +74,69 @@ def test_looking_does_not_end_what_this_process_holds(tmp_path: Path) -> None:
         assert int(seen) == os.getpid()
 
 
+@pytest.mark.parametrize(("directory", "lock"), [(0o755, 0o600), (0o775, 0o660), (0o700, 0o600)])
+def test_who_may_only_read_a_store_cannot_open_its_locks(
+    tmp_path: Path, directory: int, lock: int
+) -> None:
+    """Who can open a file can lock it: an agent's name, and the turn of all that write."""
+    tmp_path.chmod(directory)
+    for _ in range(2):
+        with AgentLock.take(tmp_path, stoppable=False) or pytest.fail("it is locked"):
+            pass
+        with WriterLock(tmp_path).held(0, lambda _: None):
+            pass
+        for path in (tmp_path / "agent" / "lock", tmp_path / "lock"):
+            assert path.stat().st_mode & 0o777 == lock
+            path.chmod(0o644)  # as earlier versions made them
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs other users")
+def test_another_user_cannot_pose_as_the_agent(tmp_path: Path) -> None:
+    locks = (tmp_path / "agent" / "lock", tmp_path / "lock", tmp_path / "control")
+    for parent in (*tmp_path.parents, tmp_path):
+        if parent.stat().st_mode & 0o055 != 0o055:
+            parent.chmod(0o755)
+    with AgentLock.take(tmp_path, stoppable=False) or pytest.fail("it is locked"):
+        pass
+    with WriterLock(tmp_path).held(0, lambda _: None):
+        pass
+    locks[-1].touch(0o644)
+    lock_them = """
+import fcntl, sys
+for path in sys.argv[1:]:
+    try:
+        fcntl.flock(open(path), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print("locked")
+    except PermissionError:
+        print("refused")
+"""
+    command = ["/usr/bin/env", "python3", "-c", lock_them, *map(str, locks)]
+    said = subprocess.check_output(command, user=65534, group=65534, extra_groups=[], text=True)
+    assert said.split() == ["refused", "refused", "locked"]  # the last one is the control
+
+
 def test_only_the_holder_is_sent_a_signal(tmp_path: Path) -> None:
     with another(tmp_path) as process:
         assert terminate(tmp_path) == process.pid
         assert process.wait(30) == -signal.SIGTERM
     assert terminate(tmp_path) is None
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_who_no_longer_holds_it_is_sent_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """Between the first look and the signal its number may have become another's."""
+    with another(tmp_path) as process:
+        first = holder(tmp_path)
+        looks = iter([first, Holder(False) if changed else first])
+        monkeypatch.setattr(_lock, "holder", lambda _: next(looks))
+        assert terminate(tmp_path) == (None if changed else process.pid)
+        if changed:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        else:
+            assert process.wait(30) == -signal.SIGTERM
 
 
 def test_a_host_is_never_sent_a_signal(tmp_path: Path) -> None:

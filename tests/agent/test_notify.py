@@ -89,6 +89,30 @@ def test_a_command_that_hangs_is_ended_with_its_children(
     assert path.stat().st_mtime_ns == last
 
 
+def test_closing_ends_a_command_that_goes_on_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_CLOSE_SECONDS", 0.1)
+    beat = (
+        "import pathlib, subprocess, sys, time\n"
+        "if len(sys.argv) == 2: subprocess.Popen([sys.executable, *sys.orig_argv[1:], 'child'])\n"
+        "while True: pathlib.Path(sys.argv[1]).touch(); time.sleep(0.05)"
+    )
+    path = tmp_path / "beat"
+    one = notifier(command=(sys.executable, "-c", beat, str(path)))
+    one.tell(NOTICE)
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    one.tell(NOTICE)  # nor does the next one begin
+    one.close()
+    time.sleep(0.5)
+    last = path.stat().st_mtime_ns
+    time.sleep(0.5)
+    assert path.stat().st_mtime_ns == last
+
+
 @pytest.mark.parametrize(
     "command", [("/no/such/program",), (sys.executable, "-c", "import sys; sys.exit(3)")]
 )

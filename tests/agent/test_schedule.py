@@ -91,6 +91,18 @@ def test_a_clock_that_was_set_back_stops_nothing() -> None:
     assert due(DONE) == []
 
 
+def test_an_agent_that_began_while_the_clock_was_ahead_goes_on() -> None:
+    ahead = NOW + 900 * DAY
+    damaged = evolve(Record(), damaged=(PluginName.parse("acme/maps"),))
+    put_off = dict.fromkeys(Task, ahead + 6 * HOUR)
+    everything = [Task.UPDATE, Task.REPAIR, Task.COLLECT, Task.SCRUB]
+    assert due(damaged, NOW, begun=ahead, jitter=0.0) == everything
+    assert due(damaged, NOW, put_off=put_off) == everything
+    assert due(DONE, NOW + 7 * HOUR, begun=ahead, jitter=0.0) == [Task.UPDATE]
+    # Control: what may be, is waited for.
+    assert due(damaged, NOW, put_off=dict.fromkeys(Task, NOW + 6 * HOUR)) == []
+
+
 def test_pauses_double_to_six_hours() -> None:
     assert [pause_after(n) / timedelta(minutes=1) for n in (1, 2, 3)] == [10, 20, 40]
     assert pause_after(1000) == 6 * HOUR

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from plugin_manager.store import (
     Standing,
     Want,
     Wish,
+    _jobs,
     job_id,
     state_of,
 )
@@ -38,6 +40,7 @@ wishes = st.builds(
     deadline=st.none() | moments,
     want=st.sampled_from(Want),
     keep=st.booleans(),
+    only=st.lists(st.binary().map(Digest.of), max_size=2).map(tuple),
     foreground=st.booleans(),
     attempt=st.integers(1, 1000),
 )
@@ -175,3 +178,28 @@ def test_where_a_job_stands(
     if state:  # what became of an earlier attempt is of no matter
         old = Standing(1, state, NOW)
         assert state_of(wish, old, claimed=False) is state_of(wish, None, claimed=False)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_what_has_not_changed_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    """Control: what was written a moment ago is read each time."""
+    monkeypatch.setattr(_jobs, "_SETTLED_NS", -1 if settled else 10**18)
+    reads: list[Path] = []
+    read = _jobs.read_regular
+    monkeypatch.setattr(
+        _jobs, "read_regular", lambda path, *more: reads.append(path) or read(path, *more)
+    )
+    records, other = JobRecords(tmp_path), JobRecords(tmp_path)
+    wish = Wish("install", ("acme/maps",), datetime(2026, 1, 1, tzinfo=UTC))
+    with other.changing():
+        other.keep_wish(wish)
+    assert [records.wish(wish.id) for _ in range(3)] == [wish] * 3
+    assert len(reads) == (1 if settled else 3)
+    changed = evolve(wish, priority=7)
+    with other.changing():
+        other.keep_wish(changed)
+    assert records.wish(wish.id) == changed
+    (tmp_path / "jobs" / wish.id / "wish.json").unlink()
+    assert records.wish(wish.id) is None
