@@ -4,8 +4,8 @@
 
 The store is small: 12 plugins of two publishers, three of which have something newer. All
 processes take their turns in each round; the medians of wall time and of processor time (which a
-busy machine stretches less) are printed, and the median of each round's ratio to `pip list`. Ends with
-1 where a command takes more than 120 ms of processor time, and says which.
+busy machine stretches less) are printed, and the median of each round's ratio to `pip list`.
+Where a command takes more than 120 ms of processor time, it is named, and the exit code is 1.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def test_control_python_tuf_by_itself_imports_them() -> None:
         ),
         (
             "from securesystemslib.signer import Key\n"
-            "found = [Key.from_dict('k', {'keytype': 'rsa', 'scheme': s, 'keyval': {'public': 'p'}})"
-            ".scheme for s in ('rsassa-pss-sha256', 'rsa-pkcs1v15-sha512')]"
+            "key = lambda s: {'keytype': 'rsa', 'scheme': s, 'keyval': {'public': 'p'}}\n"
+            "kinds = ('rsassa-pss-sha256', 'rsa-pkcs1v15-sha512')\n"
+            "found = [Key.from_dict('k', key(s)).scheme for s in kinds]"
         ),
         (
             "from securesystemslib.signer import Signature; import tuf.api.metadata as t\n"
