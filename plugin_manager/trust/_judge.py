@@ -299,10 +299,10 @@ class Publisher:
             raise _untrusted(self.where, f"lists no catalogue of {plugin}")
         self._check(entry, data, where)
 
-    def index(self, data: bytes, where: str) -> Index:
-        """The publisher's index in `data`."""
+    def index(self, data: bytes, where: str, parsed: Index | None = None) -> Index:
+        """The publisher's index in `data`, of which `parsed` was made if that is given."""
         self.check_index(data, where)
-        found = index_format.parse(data, where)
+        found = parsed or index_format.parse(data, where)
         if found.publisher != self.name:
             raise _untrusted(where, f"is the index of {found.publisher}, not of {self.name}")
         return found
