@@ -33,8 +33,8 @@ def commands(group: click.Group, name: str = "") -> dict[str, click.Command]:
 
 
 ALL = commands(cli)
-# A program of the plugin's, or a script for a shell, is what these print.
-PLAIN = {"completion", "run", "agent run", "dashboard"}
+# What these print is a program's of the plugin, a log, or for the browser.
+PLAIN = {"run", "agent run", "dashboard"}
 
 
 @pytest.fixture
