@@ -5,6 +5,7 @@
 The store is small: 12 plugins of two publishers, three of which have something newer. All
 processes take their turns in each round; the medians of wall time and of processor time (which a
 busy machine stretches less) are printed, and the median of each round's ratio to `pip list`.
+Where a command takes more than 120 ms of processor time, it is named, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -126,13 +128,16 @@ def main() -> None:
     )
     print(f"{'':28} {'wall ms':>8} {'cpu ms':>8} {'/ pip list':>11}")
     peers = found["pip list"]
+    over = []
     for name, taken in found.items():
-        cpu = sorted(one.cpu_seconds for one in taken)[len(taken) // 2]  # type: ignore[attr-defined]
-        over = " over the limit" if "pluginctl" in name and median(taken) > LIMIT_SECONDS else ""
+        cpu = statistics.median(one.cpu_seconds for one in taken)  # type: ignore[attr-defined]
         print(
-            f"{name:28} {median(taken) * 1000:8.0f} {cpu * 1000:8.0f} "
-            f"{ratio(taken, peers):11.2f}{over}"
+            f"{name:28} {median(taken) * 1000:8.0f} {cpu * 1000:8.0f} {ratio(taken, peers):11.2f}"
         )
+        if name.startswith("pluginctl ") and cpu > LIMIT_SECONDS:
+            over.append(name)
+    if over:
+        sys.exit(f"over {LIMIT_SECONDS * 1000:.0f} ms of processor time: {', '.join(over)}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import overload
 
-from packaging.tags import sys_tags
 from packaging.version import Version
 
 from plugin_manager.model import Host, bytecode_tag
@@ -24,7 +25,7 @@ def this_host(version: Version | None, directory: Path) -> Host:
     """
     return Host(
         python=Version(platform.python_version().rstrip("+")),  # "+": built between releases
-        tags=_tags(),
+        tags=_Tags(),
         bytecode_tag=bytecode_tag(),
         version=version,
         memory_bytes=_memory_bytes(),
@@ -32,9 +33,31 @@ def this_host(version: Version | None, directory: Path) -> Host:
     )
 
 
+class _Tags(Sequence[str]):
+    """The tags this interpreter accepts, looked up when the first release is for some platform."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return _tags()[index]
+
+    def __len__(self) -> int:
+        return len(_tags())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(other) == _tags()
+
+    def __hash__(self) -> int:
+        return hash(_tags())
+
+
 @cache
 def _tags() -> tuple[str, ...]:
-    """The tags this interpreter accepts: some thousand, and they cannot change as it runs."""
+    """Some thousand, and they cannot change as it runs."""
+    from packaging.tags import sys_tags  # noqa: PLC0415 - takes longer than most that looks
+
     return tuple(map(str, sys_tags()))
 
 

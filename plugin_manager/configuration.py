@@ -9,6 +9,7 @@ wants itself, and no user's file changes that.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -68,7 +69,7 @@ class Option:
 
     `what` is the word for it in errors about a flag or an argument; `parse(where, given)` makes
     the value of a text, or of what a host gives, and raises InvalidInputError naming `where`. What
-    `is_secret` is shown to nobody.
+    `is_file` must be there when it is written down. What `is_secret` is shown to nobody.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Option:
     parse: Callable[[str, Any], Any]
     what: str = ""
     is_path: bool = False
+    is_file: bool = False
     is_secret: bool = False
 
     @property
@@ -324,7 +326,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "root", "PLUGINCTL_ROOT", "file with the pinned root metadata", "none", _root,
-        what="root of trust", is_path=True,
+        what="root of trust", is_path=True, is_file=True,
     ),
     Option(
         "host_version", "PLUGINCTL_HOST_VERSION",
@@ -445,7 +447,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "ca_bundle", "PLUGINCTL_CA_BUNDLE",
         "file with further certificate authorities for https", "the system's", _path,
-        is_path=True,
+        is_path=True, is_file=True,
     ),
     Option(
         "insecure_http", "PLUGINCTL_INSECURE_HTTP",
@@ -566,11 +568,18 @@ class ConfigurationFile:
         return texts
 
     def set(self, name: str, text: str) -> None:
-        """Have the file say `text` for the option `name`, all else staying as it is written."""
+        """Have the file say `text` for the option `name`, all else staying as it is written.
+
+        Nothing is written where anything in the file would be wrong then.
+        """
         known = option(name)
         if known.is_path:
             text = str(_absolute(known.name, text))
         known.parse(known.name, text)
+        if known.is_file and not Path(text).is_file():
+            raise InvalidInputError(
+                f"{known.name}: there is no file {text}", remedy="Name a file that is there."
+            )
         self._change(known.name, f"{known.name} = {_quoted(text)}")
 
     def unset(self, name: str) -> bool:
@@ -586,14 +595,20 @@ class ConfigurationFile:
 
     def _change(self, name: str, line: str | None) -> None:
         before = self._read_if_there()
-        lines = before.splitlines()
+        end = "\r" if "\r\n" in before else ""
+        lines = before.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        elif end:
+            lines[-1] += end
         matching = re.compile(rf"\s*{re.escape(name)}\s*=")
         at = next((n for n, one in enumerate(lines) if matching.match(one)), None)
         if at is not None:
-            lines[at : at + 1] = [] if line is None else [line]
+            comment = _comment(lines[at])
+            lines[at : at + 1] = [] if line is None else [f"{line}{comment}{end}"]
         elif line is not None:
             table = next((n for n, one in enumerate(lines) if one.lstrip().startswith("[")), None)
-            lines.insert(len(lines) if table is None else table, line)
+            lines.insert(len(lines) if table is None else table, f"{line}{end}")
         after = "".join(f"{one}\n" for one in lines)
         # A value may go over several lines, or a key be written in another way.
         expected = {key: value for key, value in self._parsed(before).items() if key != name}
@@ -607,6 +622,8 @@ class ConfigurationFile:
                 f"{self.path}: {name} is written there in a way that only a person can change",
                 remedy="Edit the file.",
             )
+        if line is not None:
+            self._texts({**found, name: changed})
         with disk_errors(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(self.path.resolve(), after.encode())
@@ -621,6 +638,17 @@ def _text(value: object) -> str:
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return (" " if any("://" in one for one in value) else ",").join(value)
     raise InvalidInputError("must be text, a number, true or false, or a list of texts")
+
+
+def _comment(line: str) -> str:
+    """The comment that `line`, a key and its value, ends with, and the space before it."""
+    import tomllib  # noqa: PLC0415 - as above
+
+    for mark in re.finditer(r"[ \t]*#", line):
+        with contextlib.suppress(tomllib.TOMLDecodeError):  # within the value
+            tomllib.loads(line[: mark.start()])
+            return line[mark.start() :].rstrip()
+    return ""
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,8 @@
 It tells what there is, of plugins that a client has no catalogue of; what gets installed, the
 catalogue tells. It names the newest releases of each plugin, oldest first, and how many `older`
 ones there are besides; plugins are in the order of their names. What would make it large is
-shortened, the same way each time, until it is not; `left_out` plugins have no room at all.
+shortened, the same way each time, until it is not; `left_out` plugins have no room at all. Who
+looks for anything reads every publisher's index, so that none may take more than a moment.
 
 Its path, `PUBLISHER/_index/plugins.json`, is one that a publisher's role covers (`PUBLISHER/*/*`)
 and no plugin can have.
@@ -27,10 +28,21 @@ from plugin_manager.errors import InvalidInputError
 from plugin_manager.manifest import TELL_PUBLISHER, About
 from plugin_manager.model import PluginName
 
-__all__ = ["MAX_INDEX_BYTES", "Index", "Listed", "index_path", "parse", "render"]
+__all__ = [
+    "MAX_INDEX_BYTES",
+    "MAX_PLUGINS",
+    "MAX_RELEASES",
+    "Index",
+    "Listed",
+    "index_path",
+    "parse",
+    "render",
+]
 
 FORMAT = 1
-MAX_INDEX_BYTES = 16 * 1024 * 1024
+MAX_INDEX_BYTES = 4 * 1024 * 1024
+MAX_PLUGINS = 10_000
+MAX_RELEASES = 20_000  # of all plugins together
 COMFORTABLE_BYTES = 1024 * 1024
 """What costs an update no time worth mentioning."""
 
@@ -82,16 +94,19 @@ def index_path(publisher: str) -> str:
 def render(publisher: str, plugins: Iterable[Listed]) -> bytes:
     """The index of all `plugins` with all their releases, shortened to what it may tell of them.
 
-    The same bytes for equal plugins, whatever their order, and never more than `MAX_INDEX_BYTES`.
+    The same bytes for equal plugins, whatever their order, and never more than `parse` takes.
     """
     ordered = sorted(plugins, key=lambda listed: listed.plugin)
     for detail in _DETAILS:
-        lines = [_line(listed, detail) for listed in ordered]
+        shown = [_shown(listed, detail) for listed in ordered]
+        lines = [_line(*pair, detail) for pair in zip(ordered, shown, strict=True)]
         if sum(map(len, lines)) <= COMFORTABLE_BYTES:
             break
-    room, fitting = MAX_INDEX_BYTES - 1_000, 0
-    for line in lines:
-        if (room := room - len(line) - 2) < 0:
+    bytes_left, releases_left, fitting = MAX_INDEX_BYTES - 1_000, MAX_RELEASES, 0
+    for line, entries in zip(lines[:MAX_PLUGINS], shown, strict=False):
+        bytes_left -= len(line) + 2
+        releases_left -= len(entries)
+        if bytes_left < 0 or releases_left < 0:
             break
         fitting += 1
     start = json.dumps(
@@ -110,10 +125,14 @@ def render(publisher: str, plugins: Iterable[Listed]) -> bytes:
     )
 
 
-def _line(listed: Listed, detail: _Detail) -> bytes:
+def _shown(listed: Listed, detail: _Detail) -> list[CatalogueEntry]:
+    """The newest of its releases, oldest first."""
     entries = sorted(listed.entries, key=lambda entry: entry.release)
     versions = sorted({entry.release.version for entry in entries})[-detail.versions :]
-    shown = [entry for entry in entries if entry.release.version in versions]
+    return [entry for entry in entries if entry.release.version in versions]
+
+
+def _line(listed: Listed, shown: Sequence[CatalogueEntry], detail: _Detail) -> bytes:
     longest = {"description": detail.description}
     short = _MAX_SHORT if detail is _DETAILS[-1] else None
     about = {key: getattr(listed.about, key)[: longest.get(key, short)] for key in _ABOUT}
@@ -121,7 +140,7 @@ def _line(listed: Listed, detail: _Detail) -> bytes:
         "name": listed.plugin.name,
         "about": {key: text for key, text in about.items() if text},
         "releases": [entry_document(entry) for entry in shown],
-        "older": listed.older + len(entries) - len(shown),
+        "older": listed.older + len(listed.entries) - len(shown),
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -145,7 +164,9 @@ def parse(data: bytes, where: str = "plugins.json") -> Index:
         document.boolean("shortened", default=False),
         document.integer("left_out", 0),
     )
-    found = [_listed(item, publisher) for item in document.tables("plugins")]
+    tables = list(document.tables("plugins"))
+    _check_counts(tables, where)
+    found = [_listed(item, publisher) for item in tables]
     plugins = sorted(
         (listed for listed in found if listed is not None), key=lambda listed: listed.plugin
     )
@@ -155,6 +176,19 @@ def parse(data: bytes, where: str = "plugins.json") -> Index:
     document.finish(where, remedy=TELL_PUBLISHER)
     assert publisher is not None  # or finish had raised
     return Index(publisher, tuple(plugins), left_out, shortened)
+
+
+def _check_counts(plugins: Sequence[Document], where: str) -> None:
+    lists = [item.value.get("releases") for item in plugins]
+    releases = sum(len(found) for found in lists if isinstance(found, list))
+    for count, most, what in (
+        (len(plugins), MAX_PLUGINS, "plugins"),
+        (releases, MAX_RELEASES, "releases"),
+    ):
+        if count > most:
+            raise InvalidInputError(
+                f"{where}: lists more than {most} {what}", where=where, remedy=TELL_PUBLISHER
+            )
 
 
 def _listed(document: Document, publisher: str | None) -> Listed | None:

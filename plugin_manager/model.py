@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -442,7 +442,7 @@ class Host:
     """
 
     python: Version
-    tags: tuple[str, ...]
+    tags: Sequence[str]
     bytecode_tag: str
     version: Version | None = None
     memory_bytes: int | None = None
@@ -451,7 +451,7 @@ class Host:
     def rank(self, platform: str) -> int | None:
         """How well a release for `platform` fits, 0 being best; None: it does not run here."""
         if platform == ANY:
-            return len(self.tags)
+            return sys.maxsize
         wanted = set(_expand(platform))
         return next((rank for rank, tag in enumerate(self.tags) if tag in wanted), None)
 

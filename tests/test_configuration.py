@@ -129,16 +129,61 @@ def test_setting_changes_one_line_only(file: ConfigurationFile) -> None:
     written(file, before)
     file.set("max-store", "20GB")
     file.set("--metered", "ask")
-    assert file.path.read_text() == ('# ours\nmax_store = "20GB"\n\n  jobs = 2\nmetered = "ask"\n')
+    assert file.path.read_text() == (
+        '# ours\nmax_store = "20GB"  # small\n\n  jobs = 2\nmetered = "ask"\n'
+    )
     assert file.texts == {"max_store": "20GB", "jobs": "2", "metered": "ask"}
     assert file.unset("jobs") is True
     assert file.unset("jobs") is False
     assert "jobs" not in file.path.read_text()
 
 
-def test_the_file_is_made_for_its_owner(file: ConfigurationFile) -> None:
+@pytest.mark.parametrize("value", ['"a # b" # c', "'# # ' # c", '"\\"#" # c', "'x'\t# c # d"])
+def test_only_what_is_a_comment_is_kept_as_one(file: ConfigurationFile, value: str) -> None:
+    file = written(file, f"agent_command = {value}\n")
+    file.set("agent_command", "new")
+    kept = "\t# c # d" if "d" in value else " # c"
+    assert file.path.read_text() == f'agent_command = "new"{kept}\n'
+
+
+def test_the_ends_of_lines_stay_as_they_are(file: ConfigurationFile) -> None:
+    file = written(file, "")
+    file.path.write_bytes(b"# of\xe2\x80\xa8Windows\r\njobs = 2\r\nmetered = 'ask' # or not")
+    file.set("jobs", "4")
+    file.set("max_store", "20GB")
+    file.set("metered", "allow")
+    assert file.path.read_bytes() == (
+        b"# of\xe2\x80\xa8Windows\r\n"
+        b'jobs = "4"\r\nmetered = "allow" # or not\r\nmax_store = "20GB"\r\n'
+    )
+
+
+def test_what_is_refused_is_not_written(file: ConfigurationFile) -> None:
+    before = "[table]\nx = 1\n"
+    file = written(file, before)
+    with pytest.raises(InvalidInputError, match="there is no setting 'table'"):
+        file.set("jobs", "5")
+    assert file.path.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["root", "ca_bundle"])
+def test_a_file_that_is_not_there_is_not_written_down(
+    file: ConfigurationFile, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        file.set(name, str(tmp_path / "missing"))
+    (tmp_path / "there").touch()
+    file.set(name, str(tmp_path / "there"))
+    assert file.texts == {name: str(tmp_path / "there")}
+
+
+def test_the_file_is_made_for_its_owner(
+    file: ConfigurationFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("root.json").touch()
     file.set("root", "root.json")
-    assert file.texts == {"root": str(Path.cwd() / "root.json")}
+    assert file.texts == {"root": str(tmp_path / "root.json")}
     if os.name == "posix":
         assert file.path.parent.stat().st_mode & 0o077 == 0
 

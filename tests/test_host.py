@@ -48,3 +48,13 @@ def test_facts_that_cannot_be_had_are_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(_host.os, "sysconf", fails)
     host = this_host(None, tmp_path)
     assert (host.memory_bytes, host.free_disk_bytes) == (None, None)
+
+
+def test_tags_are_looked_up_when_a_platform_asks_for_them(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_host, "_tags", lambda: asked.append(1) or ("py3-none-any",))
+    host = this_host(None, tmp_path)
+    assert host.rank("any") is not None
+    assert not asked
+    assert host.rank("py3-none-any") == 0
+    assert asked

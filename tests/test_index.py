@@ -81,6 +81,30 @@ def test_even_the_largest_publisher_stays_below_the_limit(monkeypatch: pytest.Mo
     assert [str(one.plugin) for one in found.plugins[:2]] == ["acme/p000", "acme/p001"]
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_PLUGINS", 7), ("MAX_RELEASES", 15)])
+def test_no_more_is_listed_than_is_read(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    plugins = [listed(f"p{n}", "1.0", "2.0") for n in range(9)]
+    everything = render("acme", plugins)
+    assert len(parse(everything).plugins) == 9  # control
+    monkeypatch.setattr(index_format, limit, most)
+    found = parse(render("acme", plugins))
+    assert (len(found.plugins), found.left_out) == (7, 2)
+    with pytest.raises(InvalidInputError, match=f"more than {most} "):
+        parse(everything)
+
+
+def test_plugins_that_are_too_many_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(index_format, "_listed", lambda *given: looked.append(given))
+    plugins = [{"name": "a"}] * 3
+    monkeypatch.setattr(index_format, "MAX_PLUGINS", 2)
+    with pytest.raises(InvalidInputError, match="more than 2 plugins"):
+        parse(json.dumps({"format": 1, "publisher": "acme", "plugins": plugins}).encode())
+    assert not looked
+
+
 def test_the_path_is_a_publishers_and_no_plugins() -> None:
     assert index_path("acme") == "acme/_index/plugins.json"
     with pytest.raises(InvalidInputError):

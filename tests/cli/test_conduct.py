@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -31,8 +33,8 @@ def commands(group: click.Group, name: str = "") -> dict[str, click.Command]:
 
 
 ALL = commands(cli)
-# A program of the plugin's, or a script for a shell, is what these print.
-PLAIN = {"completion", "run", "agent run", "dashboard"}
+# What these print is a program's of the plugin, a log, or for the browser.
+PLAIN = {"run", "agent run", "dashboard"}
 
 
 @pytest.fixture
@@ -131,3 +133,15 @@ def test_colours_never_reach_files(world: World, pluginctl: Command) -> None:
     assert "\x1b" not in pluginctl("storage", "--json").stdout
     pluginctl.environment["NO_COLOR"] = "1"
     assert "\x1b" not in pluginctl("storage").stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["pin", "unpin", "hold", "unhold", "uninstall", "rollback", "delete", "install"]
+)
+def test_an_argument_that_is_not_text_is_refused_in_words(pluginctl: Command, command: str) -> None:
+    arguments = [os.fsencode(one) for one in pluginctl.arguments(command)]
+    done = subprocess.run(
+        [*arguments, b"\xff\xfe"], env=pluginctl.environment, capture_output=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert b"Traceback" not in done.stderr

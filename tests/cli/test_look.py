@@ -85,3 +85,10 @@ def test_what_a_publisher_writes_commands_no_terminal(world: World, pluginctl: C
         text = pluginctl(*arguments).stdout
         assert "\x1b[2J" not in text
         assert "\u202e" not in text
+
+
+def test_show_of_what_is_only_listed_says_where_that_is_told(pluginctl: Command) -> None:
+    assert pluginctl.fails("not-found", "show", "globex/model")["remedy"] == (
+        "'pluginctl info globex/model' tells what is known of it."
+    )
+    assert "info" not in pluginctl.fails("not-found", "show", "globex/nothing")["remedy"]

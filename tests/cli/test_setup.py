@@ -139,6 +139,7 @@ def test_bash_completes_commands_options_and_plugins(world: World, pluginctl: Co
     assert "--dry-run" in completed("install", "--d")
     assert completed("install", "acme/") == ["acme/maps", "acme/tiles"]
     assert completed("uninstall", "") == ["acme/maps"]
+    assert completed("show", "acme/") == ["acme/maps"]
     assert completed("config", "set", "max_s") == ["max_store"]
     assert completed("info", "nothing") == []
 
@@ -147,6 +148,7 @@ def test_bash_completes_commands_options_and_plugins(world: World, pluginctl: Co
 def test_other_shells_have_scripts_too(pluginctl: Command, shell: str) -> None:
     text = pluginctl("completion", shell).stdout
     assert "_PLUGINCTL_COMPLETE" in text
+    assert pluginctl.json("completion", shell) == {"shell": shell, "script": text[:-1]}
     if found := shutil.which(shell):
         subprocess.run([found, "-n"], input=text, text=True, check=True)
 

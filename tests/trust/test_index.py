@@ -187,3 +187,29 @@ def test_a_forger_who_writes_digests_meets_the_signature(
     seal_set(tmp_path)
     with pytest.raises(UntrustedError):
         repository.trust(tmp_path).local().index("acme")
+
+
+def test_an_index_that_did_not_change_is_parsed_once(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = index_format.parse
+
+    def counted(data: bytes, where: str = "") -> index_format.Index:
+        parsed.append(where.rpartition("indexes")[2])
+        return parse(data, where)
+
+    monkeypatch.setattr(index_format, "parse", counted)
+    trust = repository.trust(tmp_path)
+    bring(trust, every_index=True)
+    before = trust.local().index("acme")
+    for _ in range(2):  # also where nobody looked between two updates
+        repository.publish()
+        bring(trust)
+        trust.local()
+    assert trust.local().index("acme") is before
+    assert len(parsed) == 1
+    put_indexes(repository, "second")
+    bring(trust)
+    assert trust.local().index("acme").plugins[0].about.summary == "second"
+    assert len(parsed) == 2  # control
