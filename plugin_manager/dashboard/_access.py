@@ -17,14 +17,22 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-__all__ = ["COOKIE", "KEY_HEADER", "Access", "Session", "refusal"]
+__all__ = ["KEY_HEADER", "Access", "Session", "cookie_name", "refusal"]
 
-COOKIE = "plugin-manager-session"
 KEY_HEADER = "x-session-key"
 _SECRET_BYTES = 32
 _MOST_SESSIONS = 32
 _MOST_SECRET = 200
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII)
+
+
+def cookie_name(host: str) -> str:
+    """The name of the cookie for a `Host` that was not refused.
+
+    Browsers keep one cookie of a name for all ports: each dashboard needs a name of its own.
+    """
+    port = host.removeprefix("[::1]").partition(":")[2]
+    return f"plugin-manager-session-{port or 80}"
 
 
 @frozen

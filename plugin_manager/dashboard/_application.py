@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plugin_manager._values import error_json
-from plugin_manager.dashboard._access import COOKIE, Access
+from plugin_manager.dashboard._access import Access, cookie_name
 from plugin_manager.dashboard._guard import Guard, problem
 from plugin_manager.dashboard._live import Live
 from plugin_manager.dashboard._openapi import OPERATIONS, Operation, description
@@ -73,7 +73,8 @@ def application(service: Service, access: Access, live: Live) -> ASGIApp:
                 "Run 'pluginctl dashboard' for another.",
             )
         answer = JSONResponse({"key": found.key})
-        answer.set_cookie(COOKIE, found.cookie, httponly=True, samesite="strict", path="/api/")
+        name = cookie_name(request.headers["host"])
+        answer.set_cookie(name, found.cookie, httponly=True, samesite="strict", path="/api/")
         return answer
 
     async def events(_: Request) -> Response:
