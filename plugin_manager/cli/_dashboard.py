@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import webbrowser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from html import escape
+from pathlib import Path
 
 import click
 from attrs import evolve
@@ -46,9 +51,30 @@ def dashboard(port: int, no_browser: bool) -> None:
     session.say("The link is good for one browser. Ctrl-C ends the dashboard.")
     session.aside(f"For programs: Authorization: Bearer {served.token}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    if not no_browser:
-        webbrowser.open(served.link())
-    served.run()
+    with ExitStack() as stack:
+        if not no_browser:
+            with suppress(OSError):  # the link was printed
+                webbrowser.open(stack.enter_context(_leading_to(served.link())))
+        served.run()
+
+
+@contextmanager
+def _leading_to(link: str) -> Iterator[str]:
+    """The address of a file that only its owner can read, and that leads a browser to `link`.
+
+    Every user of the machine can read the arguments that a browser is started with.
+    """
+    with tempfile.TemporaryDirectory(prefix="plugin-manager-") as directory:
+        path = Path(directory, "dashboard.html")
+        path.touch(0o600)
+        address = escape(link)
+        path.write_text(
+            "<!doctype html><meta charset=utf-8><meta name=referrer content=no-referrer>"
+            f'<meta http-equiv=refresh content="0; url={address}"><title>Plugins</title>'
+            f'<a href="{address}">Open the dashboard</a>',
+            encoding="utf-8",
+        )
+        yield path.as_uri()
 
 
 COMMANDS = [dashboard]

@@ -17,14 +17,22 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-__all__ = ["COOKIE", "KEY_HEADER", "Access", "Session", "refusal"]
+__all__ = ["KEY_HEADER", "Access", "Session", "cookie_name", "refusal"]
 
-COOKIE = "plugin-manager-session"
 KEY_HEADER = "x-session-key"
 _SECRET_BYTES = 32
 _MOST_SESSIONS = 32
 _MOST_SECRET = 200
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII)
+
+
+def cookie_name(host: str) -> str:
+    """The name of the cookie for a `Host` that was not refused.
+
+    Browsers keep one cookie of a name for all ports: each dashboard needs a name of its own.
+    """
+    port = host.removeprefix("[::1]").partition(":")[2]
+    return f"plugin-manager-session-{port or 80}"
 
 
 @frozen
@@ -36,38 +44,48 @@ class Session:
 
 
 class Access:
-    """The secrets of one start. `token` stays good; `code` can be exchanged once.
+    """The secrets of one start. `token` stays good; a code can be exchanged once.
 
-    A command that opens a browser shows its arguments to every user of the machine: what stands in
-    them is good for one exchange only, which the browser makes at once.
+    A code that comes again, but from the browser that has its session, is in the wrong hands, now
+    or when it came first: nobody can tell, so that the session which it opened ends.
     """
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(_SECRET_BYTES)
         self._lock = threading.Lock()
-        self._codes: set[str] = set()
+        self._codes: dict[str, Session | None] = {}  # and what each opened
         self._sessions: dict[str, str] = {}
 
     def new_code(self) -> str:
-        """A secret that `exchange` takes once."""
+        """A secret that `exchange` takes once, and then from the same browser only."""
         with self._lock:
             code = secrets.token_urlsafe(_SECRET_BYTES)
-            self._codes.add(code)
+            self._codes[code] = None
             return code
 
-    def exchange(self, secret: str) -> Session | None:
-        """A new session for the token, or for a code that was not used yet; else None."""
+    def exchange(self, secret: str, cookie: str = "") -> Session | None:
+        """A session for the token or a code; None for anything else, and for a code used before.
+
+        `cookie` is what the browser has: with that of the session which a code opened, it is given
+        that session again. Without it, that session is ended.
+        """
         with self._lock:
-            used = [code for code in self._codes if _same(code, secret)]
-            if not used and not _same(self.token, secret):
+            code = next((code for code in self._codes if _same(code, secret)), None)
+            if code is None and not _same(self.token, secret):
                 return None
-            self._codes.difference_update(used)
+            if code and (opened := self._codes[code]):
+                if opened.cookie in self._sessions and _same(opened.cookie, cookie):
+                    return opened
+                self._sessions.pop(opened.cookie, None)
+                return None
             session = Session(
                 secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
             )
             while len(self._sessions) >= _MOST_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))  # the oldest
             self._sessions[session.cookie] = session.key
+            if code:
+                self._codes[code] = session
             return session
 
     def allows(self, *, bearer: str, cookie: str, key: str) -> bool:

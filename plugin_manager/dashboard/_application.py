@@ -19,8 +19,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plugin_manager._values import error_json
-from plugin_manager.dashboard._access import COOKIE, Access
-from plugin_manager.dashboard._guard import Guard, problem
+from plugin_manager.dashboard._access import Access, cookie_name
+from plugin_manager.dashboard._guard import Guard, cookie_of, problem
 from plugin_manager.dashboard._live import Live
 from plugin_manager.dashboard._openapi import OPERATIONS, Operation, description
 from plugin_manager.dashboard._service import Service
@@ -64,16 +64,22 @@ def application(service: Service, access: Access, live: Live) -> ASGIApp:
         document = await _body(request)
         secret = document.text("secret", longest=200)
         document.finish("the request", strict=True)
-        found = access.exchange(secret)
+        host = request.headers["host"]
+        found = access.exchange(secret, cookie_of(host, request.headers.get("cookie", "")))
         if found is None:
+            await live.let_go()  # a session may have ended, whose page must not go on watching
             return problem(
                 401,
                 "refused",
-                "this link was used already, or is of an earlier start",
-                "Run 'pluginctl dashboard' for another.",
+                "this link was used before, and what it opened is locked now; or it is of an "
+                "earlier start",
+                "Run 'pluginctl dashboard' again. Where you did not use it before, somebody else "
+                "did.",
             )
         answer = JSONResponse({"key": found.key})
-        answer.set_cookie(COOKIE, found.cookie, httponly=True, samesite="strict", path="/api/")
+        answer.set_cookie(
+            cookie_name(host), found.cookie, httponly=True, samesite="strict", path="/api/"
+        )
         return answer
 
     async def events(_: Request) -> Response:

@@ -8,9 +8,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plugin_manager.dashboard._access import COOKIE, KEY_HEADER, Access, refusal
+from plugin_manager.dashboard._access import KEY_HEADER, Access, cookie_name, refusal
 
-__all__ = ["HEADERS", "Guard", "problem"]
+__all__ = ["HEADERS", "Guard", "cookie_of", "problem"]
 
 # The page is built by its own script from text alone: not even that script may make markup.
 HEADERS = {
@@ -76,7 +76,7 @@ class Guard:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         allowed = self._access.allows(
             bearer=bearer if kind.lower() == "bearer" else "",
-            cookie=_cookie(headers.get("cookie", "")),
+            cookie=cookie_of(headers["host"], headers.get("cookie", "")),
             key=headers.get(KEY_HEADER, ""),
         )
         if allowed:
@@ -89,9 +89,10 @@ class Guard:
         )
 
 
-def _cookie(header: str) -> str:
+def cookie_of(host: str, header: str) -> str:
+    """The session's cookie among those in a `Cookie` header; "" where it is not there."""
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(cookie_name(host))
     except CookieError:
         return ""
     return found.value if found else ""

@@ -35,6 +35,7 @@ class Live:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients = 0
         self._closed = False
+        self._rounds = 0
 
     async def run(self) -> None:
         """Look again and again, until it is cancelled."""
@@ -69,6 +70,12 @@ class Live:
         async with self._fresh:
             self._fresh.notify_all()
 
+    async def let_go(self) -> None:
+        """End all streams: those who still may will ask for another."""
+        self._rounds += 1
+        async with self._fresh:
+            self._fresh.notify_all()
+
     def admit(self) -> bool:
         """Whether there is room for one more watcher, for whom `leave` must then be called."""
         if self._clients >= _MOST_CLIENTS or self._closed:
@@ -85,7 +92,8 @@ class Live:
         self._awake.set()
         told: dict[str, str] = {}
         sections: dict[str, str] = {}
-        while not self._closed:
+        admitted = self._rounds
+        while not self._closed and admitted == self._rounds:
             new = [name for name, value in sections.items() if told.get(name) != value]
             if new:
                 parts = ",".join(f"{json.dumps(name)}:{sections[name]}" for name in new)
@@ -93,7 +101,7 @@ class Live:
                 told = sections
             try:
                 async with asyncio.timeout(_QUIET_SECONDS), self._fresh:
-                    if self._sections == told:
+                    if self._sections == told and admitted == self._rounds:
                         await self._fresh.wait()
                     sections = self._sections
             except TimeoutError:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import field, frozen
 
 from plugin_manager import __version__
-from plugin_manager.dashboard._access import COOKIE, KEY_HEADER
+from plugin_manager.dashboard._access import KEY_HEADER, cookie_name
 from plugin_manager.dashboard._schemas import SCHEMAS, reference
 from plugin_manager.dashboard._service import Service, Value
 from plugin_manager.document import Document
@@ -470,7 +470,7 @@ def description() -> Value:
             "schemas": SCHEMAS,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": cookie_name(":PORT")},
                 "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
             },
         },

@@ -20,8 +20,9 @@ from plugin_manager import __version__, agent
 from plugin_manager import _values as values
 from plugin_manager.dashboard._state import Known, cards, plugins_of, ways_to_free
 from plugin_manager.errors import BlockedError, PluginManagerError, RefusedError
-from plugin_manager.manager import Inspection, Plan, PluginManager, Report
-from plugin_manager.model import PluginName, utc_text
+from plugin_manager.manager import Activity, Inspection, Plan, PluginManager, Report
+from plugin_manager.model import Digest, PluginName, utc_text
+from plugin_manager.store import Storage
 
 __all__ = ["Service"]
 
@@ -52,7 +53,10 @@ class Service:
         self._verifying = threading.Lock()
         self._checked: datetime | None = None
         self._record_faults: tuple[str, ...] = ()
-        self._damaged: dict[PluginName, Inspection] = {}
+        self._noting = threading.Lock()
+        self._damaged: dict[Digest, Inspection] = {}
+        self._heads: set[Digest] = set()
+        self._repairs: set[Activity] = set()
 
     def close(self) -> None:
         """Stop working at jobs; what was under way is queued again."""
@@ -122,6 +126,7 @@ class Service:
                 records=records,
             )
             activity = read(lambda: manager.activity(_MOST_ACTIVITY), [])
+        self._forget(storage, activity)
         self._sections = {
             "store": {
                 "directory": str(self._settings.store),
@@ -136,6 +141,22 @@ class Service:
             "problems": [values.error_json(error) for error in problems],
         }
 
+    def _forget(self, storage: Storage | None, activity: Sequence[Activity]) -> None:
+        """Drop what was found of releases that were mended or left since, by whomever."""
+        heads = {offer.active.digest for offer in self._known.offers if offer.active}
+        there = {one.digest for one in storage.residents} if storage else None
+        with self._noting:
+            repairs = _repairs(activity)
+            mended = {one.plugin for one in repairs - self._repairs}
+            left, self._heads, self._repairs = self._heads - heads, heads, repairs
+            self._damaged = {
+                head: one
+                for head, one in self._damaged.items()
+                if one.active.release.plugin not in mended
+                and head not in left
+                and (there is None or head in heads or head in there)
+            }
+
     def _find_mark(self) -> object:
         """What is another after every change of what is active, or of the signed metadata."""
         found = []
@@ -146,12 +167,13 @@ class Service:
 
     def integrity(self) -> Value:
         """What was found when it was last verified here."""
+        damaged = sorted(self._damaged.values(), key=lambda one: str(one.active.release))
         return {
             "verifying": self._verifying.locked(),
             "checked": utc_text(self._checked) if self._checked else None,
-            "good": None if self._checked is None else not (self._damaged or self._record_faults),
+            "good": None if self._checked is None else not (damaged or self._record_faults),
             "records": list(self._record_faults),
-            "damaged": [values.inspection_json(one) for _, one in sorted(self._damaged.items())],
+            "damaged": [values.inspection_json(one) for one in damaged],
         }
 
     def plugins(self) -> list[Value]:
@@ -273,14 +295,14 @@ class Service:
         """Verify every byte of active plugins; raises RefusedError where that goes on already."""
         with self._inspecting() as manager:
             report = manager.verify(*names)
-            self._note(report, names)
+            self._note(manager, report, names)
         return values.report_json(report)
 
     def repair(self, names: Sequence[str], *, dry_run: bool) -> Value:
         """Mend what is damaged, and verify that it is."""
         with self._inspecting() as manager:
             found = manager.verify(*names) if dry_run else manager.repair(*names)
-            self._note(found if dry_run else manager.verify(*names), names)
+            self._note(manager, found if dry_run else manager.verify(*names), names)
         return {"dry_run": dry_run, "found": values.report_json(found)}
 
     @contextmanager
@@ -297,21 +319,32 @@ class Service:
             self._verifying.release()
             self.changed()
 
-    def _note(self, report: Report, names: Sequence[str]) -> None:
+    def _note(self, manager: PluginManager, report: Report, names: Sequence[str]) -> None:
         """Keep what was found of those that were looked at."""
-        found = {one.active.release.plugin: one for one in report.releases if _is_damaged(one)}
-        if names:
-            looked_at = set(map(PluginName.parse, names))
-            kept = {name: one for name, one in self._damaged.items() if name not in looked_at}
-            self._damaged = kept | found
-        else:
-            self._damaged, self._record_faults = found, report.records
-            self._checked = datetime.now(UTC)
+        found = {one.active.digest: one for one in report.releases if _is_damaged(one)}
+        repairs = _repairs(manager.activity(_MOST_ACTIVITY))
+        with self._noting:
+            self._repairs |= repairs  # before this was found
+            if names:
+                looked_at = set(map(PluginName.parse, names))
+                kept = {
+                    head: one
+                    for head, one in self._damaged.items()
+                    if one.active.release.plugin not in looked_at
+                }
+                self._damaged = kept | found
+            else:
+                self._damaged, self._record_faults = found, report.records
+                self._checked = datetime.now(UTC)
 
 
 def _plan(manager: PluginManager, action: str, requests: Sequence[str]) -> Plan:
     act = manager.plan_install if action == "install" else manager.plan_upgrade
     return act(*requests)
+
+
+def _repairs(activity: Sequence[Activity]) -> set[Activity]:
+    return {one for one in activity if one.kind == "repaired"}
 
 
 def _is_damaged(found: Inspection) -> bool:

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from plugin_manager._values import offer_json, trial_json
 from plugin_manager.manager import Inspection, Job, JobState, Offer, Trial
-from plugin_manager.model import PluginName, PluginRequirement
+from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.store import Active, Record, Storage
 
 __all__ = ["CardState", "Known", "cards", "plugins_of", "ways_to_free"]
@@ -45,7 +45,7 @@ class Known:
     jobs: Sequence[Job] = ()
     evicted: Collection[PluginName] = ()
     trials: Mapping[PluginName, Trial] = field(factory=dict)
-    damaged: Mapping[PluginName, Inspection] = field(factory=dict)
+    damaged: Mapping[Digest, Inspection] = field(factory=dict)
     records: Sequence[Record] = ()
 
 
@@ -87,7 +87,7 @@ def _state(known: Known, offer: Offer, job: Job | None) -> tuple[CardState, str]
         return CardState.AVAILABLE, ""
     if offer.blocked:
         return CardState.BLOCKED, offer.blocked
-    if found := known.damaged.get(offer.plugin):
+    if found := known.damaged.get(active.digest):
         return CardState.DAMAGED, _damage_text(found)
     if job:
         return CardState.FAILED, job.why

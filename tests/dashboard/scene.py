@@ -58,13 +58,17 @@ class Running:
 
 @contextmanager
 def dashboard(
-    world: World, *arguments: str, environment: Mapping[str, str] | None = None, port: int = 0
+    world: World,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    port: int = 0,
+    options: tuple[str, ...] = ("--no-browser",),
 ) -> Iterator[Running]:
     """`pluginctl dashboard` for the store of `world`, until the end of the block."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "plugin_manager.cli", *arguments),
-            *("dashboard", "--no-browser", "--port", str(port)),
+            *("dashboard", *options, "--port", str(port)),
         ],
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("PLUGINCTL_")},

@@ -21,6 +21,28 @@ def test_a_code_is_good_once_and_the_token_again_and_again() -> None:
     assert access.exchange(access.token)
 
 
+def test_a_code_that_comes_from_elsewhere_ends_what_it_opened() -> None:
+    access = Access()
+    code, other = access.new_code(), access.exchange(access.token)
+    thief = access.exchange(code)
+    assert thief
+    assert other
+    assert access.allows(bearer="", cookie=thief.cookie, key=thief.key), "control"
+    assert access.exchange(code, other.cookie) is None
+    assert not access.allows(bearer="", cookie=thief.cookie, key=thief.key)
+    assert access.exchange(code, thief.cookie) is None, "it stays ended"
+    assert access.allows(bearer="", cookie=other.cookie, key=other.key), "others go on"
+
+
+def test_a_code_opens_its_session_again_in_the_browser_that_has_it() -> None:
+    access = Access()
+    code = access.new_code()
+    session = access.exchange(code)
+    assert session
+    assert access.exchange(code, session.cookie) == session
+    assert access.allows(bearer="", cookie=session.cookie, key=session.key)
+
+
 @pytest.mark.parametrize("wrong", ["", "x", "ä" * 43, "x" * 10_000])
 def test_what_is_no_secret_opens_nothing(wrong: str) -> None:
     access = Access()

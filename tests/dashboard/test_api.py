@@ -263,6 +263,23 @@ def test_damage_is_found_told_and_mended(populated: World, client: Client) -> No
     assert client.post("/api/verify")["good"]
 
 
+@pytest.mark.parametrize("end", ["repair", "upgrade", "uninstall"])
+def test_damage_is_forgotten_when_it_is_gone_whoever_ended_it(
+    populated: World, client: Client, end: str
+) -> None:
+    manager = populated.manager()
+    manager.install("acme/maps==1.0", "globex/fonts")
+    for plugin, file in (("acme/maps", "maps.py"), ("globex/fonts", "fonts.py")):
+        tamper(manager, plugin, file)
+    client.post("/api/verify")
+    assert client.wait_for("acme/maps", "damaged"), "control"
+    getattr(populated.manager(), end)("acme/maps")
+    until(lambda: client.card("acme/maps")["state"], lambda state: state != "damaged")
+    [left] = client.get("/api/state")["integrity"]["damaged"]
+    assert left["plugin"] == "globex/fonts", "which is as damaged as before"
+    assert client.card("globex/fonts")["state"] == "damaged"
+
+
 def test_withdrawn_releases_are_told_with_their_reasons(populated: World, client: Client) -> None:
     manager = populated.manager()
     manager.install("acme/maps==1.0", "globex/fonts")

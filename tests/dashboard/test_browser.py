@@ -15,6 +15,7 @@ from attrs import evolve
 from playwright.sync_api import Browser, expect
 
 from plugin_manager import PluginManager
+from plugin_manager.cli._dashboard import _leading_to
 from plugin_manager.settings import Settings
 from tests.dashboard.browser import Visit, browser, needs_chromium
 from tests.dashboard.conftest import Client, running, until
@@ -542,12 +543,29 @@ def test_a_link_lets_one_browser_in_and_leaves_no_trace(
     assert "#" not in visit.page.url
     visit.page.reload()
     visit.wait_for("acme/maps", "installed")
+    assert visit.page.evaluate("document.cookie") == "", "no script can read it"
+    for address in (client.dashboard.address, link):  # another tab of the same browser
+        tab = visit.page.context.new_page()
+        tab.goto(address)
+        tab.get_by_text("Live", exact=True).wait_for()
+        tab.close()
+    visit.expect("401")
     other = visitor_of_locked(visit, link)
-    expect(other.page.get_by_role("alert")).to_contain_text("This page is locked.")
+    expect(other.page.get_by_role("alert")).to_contain_text("This link was used before")
     assert other.page.locator("[data-plugin-card]").count() == 0
     other.judge()
     other.close()
-    assert visit.page.evaluate("document.cookie") == "", "no script can read it"
+    # Nobody can tell which of the two came by it wrongly.
+    visit.page.get_by_text("Locked", exact=True).wait_for()
+
+
+@needs_chromium
+def test_a_file_leads_the_browser_in(maps: World, visitor: Visitor, serve: Server) -> None:
+    client = serve(maps.manager)
+    with _leading_to(client.dashboard.link()) as address:
+        visit = visitor(address)
+        visit.wait_for("acme/maps", "installed")
+        assert "#" not in visit.page.url
 
 
 def visitor_of_locked(visit: Visit, link: str) -> Visit:

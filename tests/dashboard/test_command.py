@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import requests
@@ -21,13 +25,11 @@ ENVIRONMENT = {
 }
 
 
-def ask(running: Running, path: str, method: str = "GET", **more: object) -> requests.Response:
+def ask(running: Running, path: str, method: str = "GET", **more: Any) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        headers = {"Authorization": f"Bearer {running.token}"}
-        return session.request(
-            method, running.address + path, headers=headers, timeout=30, **more
-        )  # fmt: skip
+        more.setdefault("headers", {"Authorization": f"Bearer {running.token}"})
+        return session.request(method, running.address + path, timeout=30, **more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -81,6 +83,27 @@ def test_a_port_that_is_taken_is_refused(world: World) -> None:
         )
     assert done.returncode == 7
     assert "is taken" in done.stderr
+
+
+def test_the_browsers_arguments_hold_no_secret(world: World, tmp_path: Path) -> None:
+    """Every user of the machine can read them; only its owner the file that they name."""
+    script, arguments = tmp_path / "browser", tmp_path / "arguments"
+    script.write_text(f'#!/bin/sh\necho "$*" > {arguments}.new\nmv {arguments}.new {arguments}\n')
+    script.chmod(0o755)
+    with dashboard(world, environment={"BROWSER": f"{script} %s"}, options=()) as running:
+        until(arguments.exists, bool)
+        said = arguments.read_text().strip()
+        path = Path(unquote(urlsplit(said).path))
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        found = re.search(r'url=\S+#code=([^"]+)"', path.read_text())
+        assert found
+        assert found[1] not in said
+        origin = {"Origin": running.address.rstrip("/")}
+        answer = ask(running, "api/session", "POST", json={"secret": found[1]}, headers=origin)
+        assert answer.status_code == 200, "control: it is the secret"
+        running.end()
+    assert not path.parent.exists()
 
 
 def test_no_secret_is_in_the_store(world: World) -> None:

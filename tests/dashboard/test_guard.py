@@ -6,11 +6,12 @@ import contextlib
 import json
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from plugin_manager.dashboard._access import COOKIE, KEY_HEADER
+from plugin_manager.dashboard._access import KEY_HEADER, cookie_name
 from plugin_manager.dashboard._openapi import OPERATIONS
 from tests.dashboard.conftest import Client, running, until
 from tests.world import World
@@ -32,13 +33,13 @@ def test_the_page_itself_holds_no_data_and_needs_no_secret(client: Client) -> No
 
 @pytest.mark.parametrize("one", API, ids=lambda one: one.name)
 def test_nothing_of_the_api_is_answered_without_the_secret(client: Client, one: Any) -> None:
-    path = filled(one.path)
+    path, host = filled(one.path), urlsplit(client.dashboard.address).netloc
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
         {"Authorization": f"Basic {client.dashboard.token}"},
         {"Authorization": client.dashboard.token},
-        {"Cookie": f"{COOKIE}=wrong", KEY_HEADER: "wrong"},
+        {"Cookie": f"{cookie_name(host)}=wrong", KEY_HEADER: "wrong"},
     ):
         body = json.dumps({}) if one.method == "POST" else None
         sent = {"Origin": client.dashboard.address.rstrip("/"), **headers}
@@ -67,6 +68,20 @@ def test_a_session_opens_what_its_cookie_alone_does_not(client: Client) -> None:
     again = client.ask("POST", "/api/session", headers=origin, json={"secret": code})
     assert again.status_code == 401
     assert "set-cookie" not in again.headers
+
+
+def test_two_dashboards_in_one_browser_leave_each_other_alone(world: World, client: Client) -> None:
+    """A browser keeps its cookies by host, whatever the port."""
+    with running(world.manager) as other:
+        other.session.cookies = client.session.cookies
+        asked = []
+        for one in (client, other):
+            headers = {"Origin": one.dashboard.address.rstrip("/")}
+            secret = one.dashboard.link().partition("#code=")[2]
+            answer = one.ask("POST", "/api/session", headers=headers, json={"secret": secret})
+            asked.append((one, {**headers, KEY_HEADER: answer.json()["key"]}))
+        for one, headers in asked:
+            assert one.ask("GET", "/api/jobs", headers=headers).status_code == 200
 
 
 def test_a_name_that_was_pointed_at_us_gets_nothing(client: Client) -> None:

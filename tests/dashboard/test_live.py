@@ -47,6 +47,24 @@ def test_what_another_process_does_is_told(world: World, client: Client) -> None
     stream.close()
 
 
+def test_who_is_let_go_is_told_nothing_more() -> None:
+    async def story() -> None:
+        live = Live(lambda: {"a": 1})
+        task = asyncio.create_task(live.run())
+        live.admit()
+        stream = live.events()
+        assert await anext(stream)
+        waiting = asyncio.ensure_future(anext(stream, None))
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "control"
+        await live.let_go()
+        assert await asyncio.wait_for(waiting, 5) is None
+        assert await anext(live.events()), "another is begun"
+        task.cancel()
+
+    asyncio.run(story())
+
+
 def test_nobody_looks_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 

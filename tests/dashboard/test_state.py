@@ -18,6 +18,7 @@ from plugin_manager.model import Digest, Platform, PluginName, Release, parse_ve
 from plugin_manager.store import Active, Change, Damage, Fault, Record
 
 MAPS = PluginName.parse("acme/maps")
+HEAD = Digest(b"x" * 32)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -26,7 +27,7 @@ def release(version: str) -> Release:
 
 
 def active(version: str = "1.0", **flags: bool) -> Active:
-    return Active(release(version), Digest(b"x" * 32), **flags)
+    return Active(release(version), HEAD, **flags)
 
 
 def offered(version: str, **more: Any) -> Offered:
@@ -95,7 +96,7 @@ def card(known: Known) -> dict[str, Any]:
         (
             Known(
                 [INSTALLED],
-                damaged={MAPS: Inspection(active("1.1"), (Fault("a.py", Damage.MISSING),))},
+                damaged={HEAD: Inspection(active("1.1"), (Fault("a.py", Damage.MISSING),))},
             ),
             "damaged",
             "repair",
@@ -113,7 +114,7 @@ def test_each_state_has_its_word_and_its_first_action(
 
 def test_what_matters_most_is_said_first() -> None:
     """Blocked before damaged before evicted before withdrawn before an update."""
-    damaged = {MAPS: Inspection(active("1.0"), error=CorruptError("gone"))}
+    damaged = {HEAD: Inspection(active("1.0"), error=CorruptError("gone"))}
     everything = Known(
         [evolve(OLD, blocked="Leaks.", yanked="Slow.")], evicted={MAPS}, damaged=damaged
     )

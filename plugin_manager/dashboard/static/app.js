@@ -12,6 +12,7 @@ const TICK_MILLISECONDS = 30000; // "2 min ago" grows old by itself
 const model = {};
 const view = {
   connection: "opening",
+  why: "", // it is locked, where that is known
   filter: "all",
   search: "",
   theme: stored("theme", "system"),
@@ -294,10 +295,11 @@ async function start() {
   paint();
   try {
     await enter();
-  } catch {
+  } catch (error) {
     view.connection = "locked";
+    view.why = error.message;
     redraw();
-    if (!sessionStorage.length) return;
+    return;
   }
   setInterval(redraw, TICK_MILLISECONDS);
   await follow(changed, (connection) => {

@@ -17,11 +17,28 @@ export async function enter() {
   if (secret === null) return;
   history.replaceState(null, "", location.pathname);
   const answer = await post("/api/session", { secret });
-  sessionStorage.setItem(KEY, answer.key);
+  remember(answer.key);
+}
+
+// No other port of this host can read what is stored for ours; other tabs of this browser can.
+let key = "";
+
+function remember(found) {
+  key = found;
+  try {
+    localStorage.setItem(KEY, found);
+  } catch {
+    // It then holds for this tab.
+  }
 }
 
 function headers() {
-  return { "X-Session-Key": sessionStorage.getItem(KEY) ?? "" };
+  try {
+    key = localStorage.getItem(KEY) ?? key;
+  } catch {
+    // As above.
+  }
+  return { "X-Session-Key": key };
 }
 
 async function answered(response) {

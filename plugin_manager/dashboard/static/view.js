@@ -184,7 +184,9 @@ export function top(model, view) {
 export function alerts(model, view) {
   if (view.connection === "locked") {
     return [h("div", { class: "alert bad", role: "alert" }, icon("warning"),
-      h("div", {}, h("strong", {}, "This page is locked."), h("p", {}, "Run 'pluginctl dashboard' and open the link that it prints. A link is good for one browser.")))];
+      h("div", {}, h("strong", {}, "This page is locked."),
+        view.why && h("p", {}, `${capital(view.why)}.`),
+        h("p", {}, "Run 'pluginctl dashboard' and open the link that it prints. A link is good for one browser.")))];
   }
   const shown = (model.problems ?? []).map((one, index) =>
     h("div", { class: "alert bad", role: "alert", key: `problem-${index}` }, icon("warning"),
