@@ -87,7 +87,6 @@ bench: setup ## Measure what docs/performance.md promises
 	@$(BIN)/python -m benchmarks.transfer
 	@$(BIN)/python -m benchmarks.load
 	@$(BIN)/python -m benchmarks.commands
-	@$(BIN)/python -m benchmarks.commands
 
 crash-test: setup ## Kill, cut the power, fill the disk, flip bits, crowd (hours; ARGS="kills --sample 50")
 	@$(BIN)/python -m tests.crash $(ARGS)

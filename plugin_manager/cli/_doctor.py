@@ -226,7 +226,7 @@ def _lock(manager: PluginManager) -> Iterator[Finding]:
 
     holder = store / "lock-holder"
     try:
-        with FileLock(store / "lock", timeout=0):
+        with FileLock(store / "lock", timeout=0, mode=0o600):
             if holder.exists():
                 text = (
                     "a process died while it wrote; its lock is free, and nothing is left half done"
