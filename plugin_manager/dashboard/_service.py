@@ -221,7 +221,13 @@ class Service:
         wanted = self._worker.jobs.get(job)
         with self._make_manager() as manager:
             space = _plan(manager, wanted.action, wanted.requests).space
-            ways = ways_to_free(manager.storage(), plugins_of(wanted))
+            # What jobs have fetched, this one among them, is kept for them, and not on offer.
+            unfinished = sum(
+                one.size_bytes
+                for one in manager.plan_cleanup(unfinished=True).garbage
+                if one.kind in {"download", "unfinished"}
+            )
+            ways = ways_to_free(manager.storage(), unfinished, plugins_of(wanted))
         return {"space": values.space_json(space) if space else None, "ways": ways}
 
     # --- jobs ------------------------------------------------------------------------------------

@@ -201,10 +201,13 @@ def plugins_of(job: Job) -> set[PluginName]:
     return named | {one.release.plugin for one in transfers if one.release}
 
 
-def ways_to_free(storage: Storage, wanted: Collection[PluginName] = ()) -> list[dict[str, Any]]:
+def ways_to_free(
+    storage: Storage, unfinished_bytes: int, wanted: Collection[PluginName] = ()
+) -> list[dict[str, Any]]:
     """What a person could let go for `wanted`, as JSON values, the largest first.
 
     What may be evicted goes by itself, and is not named: this is what stays for a reason.
+    `unfinished_bytes` are those of downloads that nobody is going to go on with.
     """
     pinned: dict[str, int] = {}
     loaded: dict[str, int] = {}
@@ -218,6 +221,6 @@ def ways_to_free(storage: Storage, wanted: Collection[PluginName] = ()) -> list[
             pinned[plugin] = pinned.get(plugin, 0) + unique
     ways = [{"kind": "unpin", "plugin": name, "bytes": size} for name, size in pinned.items()]
     ways += [{"kind": "loaded", "plugin": name, "bytes": size} for name, size in loaded.items()]
-    if storage.unfinished_bytes:
-        ways.append({"kind": "unfinished", "plugin": None, "bytes": storage.unfinished_bytes})
+    if unfinished_bytes:
+        ways.append({"kind": "unfinished", "plugin": None, "bytes": unfinished_bytes})
     return sorted(ways, key=lambda way: -int(str(way["bytes"])))

@@ -246,6 +246,25 @@ def test_changes_from_elsewhere_appear_without_reloading(
 
 
 @needs_chromium
+def test_a_page_that_nobody_looks_at_holds_no_connection(
+    maps: World, visitor: Visitor, serve: Server
+) -> None:
+    client = serve(maps.manager)
+    visit = visitor(client.dashboard.link())
+    visit.wait_for("globex/fonts", "available")
+    look = """hidden => {
+        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    visit.page.evaluate(look, True)
+    maps.manager().install("globex/fonts")
+    visit.page.wait_for_timeout(1500)
+    visit.wait_for("globex/fonts", "available")
+    visit.page.evaluate(look, False)
+    visit.wait_for("globex/fonts", "installed")
+
+
+@needs_chromium
 def test_a_full_store_offers_what_to_free(model: World, visitor: Visitor, serve: Server) -> None:
     model.publish("acme/maps 1.0", {"data": noise(1_000_000)})
     model.manager().install("acme/maps")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from attrs import evolve
@@ -194,6 +196,14 @@ def test_control_ways_to_free_need_something_that_is_kept() -> None:
     from plugin_manager.store import Storage  # noqa: PLC0415
 
     nothing = Storage((), (), (), frozenset(), (), 0, 0, 0, None, 0, 0)
-    assert ways_to_free(nothing) == []
-    left = evolve(nothing, unfinished_bytes=5)
-    assert ways_to_free(left) == [{"kind": "unfinished", "plugin": None, "bytes": 5}]
+    assert ways_to_free(nothing, 0) == []
+    assert ways_to_free(nothing, 5) == [{"kind": "unfinished", "plugin": None, "bytes": 5}]
+
+
+def test_what_is_wanted_is_not_offered_to_be_let_go() -> None:
+    from plugin_manager.store import Resident, Storage  # noqa: PLC0415
+
+    pinned = Resident(release("1.0"), HEAD, Path("/store/maps"), Mock(), Mock(), pinned=True)
+    storage = Storage((pinned,), (7,), (), frozenset(), (), 0, 0, 0, None, 0, 0)
+    assert ways_to_free(storage, 0) == [{"kind": "unpin", "plugin": str(MAPS), "bytes": 7}]
+    assert ways_to_free(storage, 0, {MAPS}) == []

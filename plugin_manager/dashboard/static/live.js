@@ -2,6 +2,7 @@
 
 const KEY = "plugin-manager-key";
 const RECONNECT_MILLISECONDS = [500, 1000, 2000, 5000];
+const SILENCE_MILLISECONDS = 30000; // the server says something every ten seconds
 
 export class Failure extends Error {
   constructor(status, error) {
@@ -63,30 +64,54 @@ export async function post(path, body = {}) {
   );
 }
 
-/** Call `changed` with the sections that are new, and `connected` with whether we are. For ever. */
+/**
+ * Call `changed` with the sections that are new, and `connected` with whether we are. For ever.
+ *
+ * A page that nobody looks at lets go of its stream: browsers open six connections to a server, for
+ * all tabs together, and more pages would wait for ever.
+ */
 export async function follow(changed, connected) {
+  let stream = new AbortController();
+  document.addEventListener("visibilitychange", () => document.hidden && stream.abort());
   for (let failures = 0; ; failures += 1) {
+    await looked();
+    stream = new AbortController();
     try {
-      const response = await fetch("/api/events", { headers: headers() });
+      const response = await fetch("/api/events", { headers: headers(), signal: stream.signal });
       if (response.status === 401 || response.status === 403) return connected("locked");
       if (!response.ok) throw new Error(String(response.status));
       connected("live");
       failures = 0;
-      await read(response.body, changed);
+      await read(response.body, changed, stream);
     } catch {
       // The server went away, or has too many pages open: try again below.
     }
+    if (document.hidden) continue;
     connected("lost");
     const last = RECONNECT_MILLISECONDS.length - 1;
     await new Promise((done) => setTimeout(done, RECONNECT_MILLISECONDS[Math.min(failures, last)]));
   }
 }
 
-async function read(body, changed) {
+/** Wait until somebody looks at the page. */
+function looked() {
+  return new Promise((done) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      done();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
+  });
+}
+
+async function read(body, changed, stream) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const silence = setTimeout(() => stream.abort(), SILENCE_MILLISECONDS);
+    const { done, value } = await reader.read().finally(() => clearTimeout(silence));
     if (done) return;
     text += value;
     const events = text.split("\n\n");
