@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from zlib import crc32
 
 from attrs import frozen
 
+from plugin_manager.agent import status
 from plugin_manager.manager import PluginManager
 from tests.world import World
 
@@ -70,17 +72,7 @@ def dashboard(
             *(sys.executable, "-m", "plugin_manager.cli", *arguments),
             *("dashboard", *options, "--port", str(port)),
         ],
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("PLUGINCTL_")},
-            "PLUGINCTL_STORE": str(world.directory / "store"),
-            "PLUGINCTL_REPOSITORY": world.base_url,
-            "PLUGINCTL_ROOT": str(world.root),
-            "PLUGINCTL_HOST_VERSION": "1.0",
-            "PLUGINCTL_TRIAL_ATTEMPTS": "0",
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            **(environment or {}),
-        },
+        env=_environment(world) | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -102,6 +94,38 @@ def dashboard(
         if reader:
             reader.join()
         process.stdout.close()
+
+
+def _environment(world: World) -> dict[str, str]:
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PLUGINCTL_")},
+        "PLUGINCTL_STORE": str(world.directory / "store"),
+        "PLUGINCTL_REPOSITORY": world.base_url,
+        "PLUGINCTL_ROOT": str(world.root),
+        "PLUGINCTL_HOST_VERSION": "1.0",
+        "PLUGINCTL_TRIAL_ATTEMPTS": "0",
+        "PYTHONPATH": str(PROJECT),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@contextmanager
+def agent(world: World, *arguments: str) -> Iterator[None]:
+    """`pluginctl agent run` for the store of `world`, killed at the end of the block."""
+    command = [sys.executable, "-m", "plugin_manager.cli", *arguments, "agent", "run"]
+    environment = _environment(world) | {"PLUGINCTL_AGENT_DESKTOP": "no"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 30
+        while status(world.directory / "store").pid != process.pid:
+            assert time.monotonic() < end, "the agent does not begin"
+            time.sleep(0.05)
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def publish(

@@ -19,7 +19,7 @@ from plugin_manager.cli._dashboard import _leading_to
 from plugin_manager.settings import Settings
 from tests.dashboard.browser import Visit, browser, needs_chromium
 from tests.dashboard.conftest import Client, running, until
-from tests.dashboard.scene import dashboard, noise, publish, tamper
+from tests.dashboard.scene import agent, dashboard, noise, publish, tamper
 from tests.nginx import needs_nginx, nginx
 from tests.world import World
 
@@ -151,6 +151,37 @@ def test_a_download_goes_on_after_the_dashboard_was_killed(
             timeout=30,
         ).json()["jobs"]
     assert job["progress"]["total_bytes"] <= 13_000_000, "what had arrived was not fetched again"
+
+
+@needs_chromium
+def test_a_download_is_paused_and_resumed_over_a_restart_of_the_agent(
+    model: World, visitor: Visitor
+) -> None:
+    model.publish("acme/model 1.1", {"model.bin": noise(16_000_000)})
+    model.manager().update()
+    with ExitStack() as running_agent:
+        running_agent.enter_context(agent(model, "--max-rate", "5MB"))
+        with dashboard(model) as page:
+            visit = visitor(page.link)
+            visit.page.get_by_text("Running", exact=True).wait_for()
+            visit.button("Install", "acme/model").click()
+            visit.wait_for("acme/model", "downloading")
+            until(
+                lambda: visit.card("acme/model").locator("progress").get_attribute("value"),
+                lambda value: int(value or 0) >= 30,
+            )
+            visit.button("Pause", "acme/model").click()
+            visit.wait_for("acme/model", "paused")
+            running_agent.close()  # killed
+            card = visit.wait_for("acme/model", "paused")
+            assert int(card.locator("progress").get_attribute("value") or 0) >= 30
+            with agent(model):
+                visit.button("Resume", "acme/model").click()
+                visit.wait_for("acme/model", "installed")
+            [job] = model.manager().jobs.all()
+            visit.expect("Failed to load resource")  # once the dashboard has ended
+    assert job.progress is not None
+    assert job.progress.total_bytes <= 13_000_000, "what had arrived was not fetched again"
 
 
 @needs_chromium
