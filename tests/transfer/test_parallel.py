@@ -99,6 +99,12 @@ def test_a_large_file_comes_over_several_connections_and_no_byte_twice(
         assert least <= server.connections <= most
         ranges = asked(server)
     collector.check_once()
+    # Who is idle in the end takes of the rear of what another has before it, who then stops there.
+    ranges = [
+        (start, stop)
+        for start, stop in ranges
+        if not any(first < start and stop <= end for first, end in ranges)
+    ]
     assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
     assert (ranges[0][0], ranges[-1][1]) == (0, LENGTH)
 
