@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, overload
 from attrs import define, evolve, field
 from packaging.utils import canonicalize_name
 
+from plugin_manager.errors import CorruptError
 from plugin_manager.loader import _names
 from plugin_manager.loader._loaders import NamespaceLoader, loader_for
 from plugin_manager.loader._modules import Contents, Kind, find, listed
@@ -58,24 +59,38 @@ _SEES_NO_DIRECTORY = re.compile(
 class Source:
     """A loaded release as a source of modules: its files, import root, and what it brings.
 
-    `vendored` maps brought modules to the vendored distributions they belong to, `distributions`
-    the usable ones, whether vendored or not, to their dist-info directories. `released` is to be
-    called when nothing comes from it any more. `isolation` is there where something is isolated.
+    `vendored` maps brought modules to the vendored distributions they belong to, `dist_infos`
+    distributions, whether vendored or not, to their directories. `released` is to be called when
+    nothing comes from it any more. `isolation` is there where something is isolated.
     """
 
     tree: Tree
     root: str
     brought: Contents
     vendored: dict[str, str]
-    distributions: dict[str, str]
+    dist_infos: dict[str, str]
     released: Callable[[], None]
     names: Names = field(factory=lambda: Names((), {}))
     isolation: Isolation | None = None
+    _usable: dict[str, bool] = field(factory=dict, init=False)
 
     @property
     def release(self) -> Release:
         """The release."""
         return self.tree.manifest.release
+
+    @property
+    def distributions(self) -> dict[str, str]:
+        """Those of `dist_infos` that can be used: each is read for that, when first asked for."""
+        return {name: at for name, at in self.dist_infos.items() if self._is_usable(name, at)}
+
+    def _is_usable(self, name: str, directory: str) -> bool:
+        if name not in self._usable:
+            try:
+                self._usable[name] = _names.is_usable(self.tree, directory, name)
+            except CorruptError:  # who asks for it is told that, and not who asks for others
+                return True
+        return self._usable[name]
 
     def spec(self, fullname: str, directory: str) -> ModuleSpec | None:
         """The spec of the module `fullname`, looked for in `directory`."""
@@ -280,9 +295,10 @@ class PluginFinder(abc.MetaPathFinder):
         elsewhere = {source.vendored[name] for name in (*names.shared, *names.isolated)}
         distributions = _names.judge_distributions(
             source.release,
-            {name: at for name, at in source.distributions.items() if name not in elsewhere},
+            {name: at for name, at in source.dist_infos.items() if name not in elsewhere},
             {canonicalize_name(name) for name in source.tree.manifest.python.vendored},
             lambda name: self._distribution_elsewhere(name, source.tree),
+            lambda name: name in source.distributions,
         )
         return evolve(names, distributions=distributions), isolation
 

@@ -6,16 +6,18 @@ They deliberately are no `SourceFileLoader` and no `ExtensionFileLoader`: tools 
 
 from __future__ import annotations
 
+import _imp
 import errno
 import io
 import linecache
+import marshal
 import os
 import posixpath
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import abc, machinery
-from importlib.util import cache_from_source
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from plugin_manager.loader._resources import ResourceReader
 
 __all__ = ["NamespaceLoader", "loader_for"]
+
+_HEADER_BYTES = 16  # PEP 552: the magic number, flags, and what they say
+_UNCHECKED = MAGIC_NUMBER + (0b01).to_bytes(4, "little")  # by a hash that is not to be compared
 
 # What `module.py` becomes: ".cpython-311.pyc", "….opt-1.pyc" where this process optimises. Only of
 # the name: sys.pycache_prefix may send the rest anywhere.
@@ -117,14 +122,25 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         self.tree.hand_out()
         if self._bytecode:
             try:
-                return self.tree.use(
-                    self._bytecode,
-                    lambda data: _Bytecode(location, data, self.get_data).get_code(fullname),
-                )
+                return self.tree.use(self._bytecode, self._decoded)
             except CorruptError:
                 if self.tree.is_file(self._bytecode):  # it need not be there
                     raise
         return self.source_to_code(self.get_data(location), location)
+
+    def _decoded(self, data: memoryview) -> CodeType | None:
+        """The code in the bytecode `data`, or that of the source, as `importlib` would choose."""
+        if (
+            data[: len(_UNCHECKED)] == _UNCHECKED
+            and len(data) > _HEADER_BYTES
+            and _imp.check_hash_based_pycs != "always"
+        ):
+            # What `importlib` does in the end, which for small modules takes longer to decide.
+            code = marshal.loads(data[_HEADER_BYTES:])
+            if isinstance(code, CodeType):
+                _imp._fix_co_filename(code, self.location)  # type: ignore[attr-defined]  # is there
+                return code
+        return _Bytecode(self.location, data, self.get_data).get_code(self.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, whose source tracebacks will show as it was signed."""

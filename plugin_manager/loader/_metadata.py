@@ -59,10 +59,11 @@ def distributions(
         return
     wanted = _wanted(context)
     vendored = {canonicalize_name(name) for name in source.tree.manifest.python.vendored}
-    for name, directory in source.names.distributions.items():
-        if wanted in {None, name}:
-            yield _Installed(source, name, directory)
-    if vendored.issuperset(source.names.distributions):
+    kept = source.distributions.keys() & source.names.distributions.keys()
+    for name in source.names.distributions:
+        if wanted in {None, name} and name in kept:
+            yield _Installed(source, name, source.distributions[name])
+    if vendored.issuperset(kept):
         plugin = _Plugin(source)
         name = canonicalize_name(plugin.name)
         if wanted in {None, name} and found_elsewhere(name, source.tree, ignoring) is None:

@@ -44,21 +44,19 @@ def find(tree: Tree, directory: str, name: str) -> Module | None:
     """The module called `name` (without dots) in `directory`."""
     base = join(directory, name)
     files = tree.files  # asked first: of most suffixes there is no such file
-    is_directory = tree.is_directory(base)
-    if is_directory:
-        for suffix, kind in _SUFFIXES:
-            if (path := f"{base}/__init__{suffix}") in files and tree.is_file(path):
-                return Module(kind, path, True)
+    for suffix, kind in _SUFFIXES:
+        if (path := f"{base}/__init__{suffix}") in files and tree.is_file(path):
+            return Module(kind, path, True)
     for suffix, kind in _SUFFIXES:
         if (path := base + suffix) in files and tree.is_file(path):
             return Module(kind, path, False)
-    return Module(Kind.NAMESPACE, base, True) if is_directory else None
+    return Module(Kind.NAMESPACE, base, True) if tree.is_directory(base) else None
 
 
 def listed(tree: Tree, directory: str) -> Iterator[tuple[str, Module]]:
     """Each name in `directory` that can be imported, once, with its module."""
     seen = {"__init__", "__pycache__"}
-    for entry in tree.children.get(directory, []):
+    for entry in tree.names(directory):
         name = entry
         if not tree.is_directory(join(directory, entry)):
             name = next((entry[: -len(s)] for s, _ in _SUFFIXES if entry.endswith(s)), "")

@@ -33,10 +33,10 @@ __all__ = [
     "conflict",
     "dist_infos",
     "found_elsewhere",
+    "is_usable",
     "judge",
     "judge_distributions",
     "other_portions",
-    "usable_distributions",
     "vendored_modules",
 ]
 
@@ -101,18 +101,19 @@ def judge_distributions(
     brought: Mapping[str, str],
     vendored: Collection[str],
     elsewhere: Callable[[str], Elsewhere | None],
+    usable: Callable[[str], bool],
 ) -> dict[str, str]:
     """Those of the `brought` distributions that this process has from nowhere else.
 
     Without this, a release could speak for what the host has installed: its version, its entry
-    points. Raises ModuleConflictError for one that is the release's own and not `vendored`.
+    points. Raises ModuleConflictError for one that is `usable`, the release's own and not `vendored`.
     """
     kept = {}
     for name, directory in brought.items():
         other = elsewhere(name)
         if other is None:
             kept[name] = directory
-        elif name not in vendored:
+        elif name not in vendored and usable(name):
             raise conflict(release, "distribution", name, other)
     return kept
 
@@ -143,31 +144,24 @@ def conflict(
 
 def dist_infos(tree: Tree, root: str) -> Iterator[tuple[str, str]]:
     """The normalised name and the directory of each distribution installed below `root`."""
-    for entry in tree.children.get(root, []):
+    for entry in tree.names(root):
         stem, dot, _ = entry.rpartition(".dist-info")
         if dot and entry.endswith(".dist-info") and tree.is_directory(join(root, entry)):
             yield canonicalize_name(stem.partition("-")[0]), join(root, entry)
 
 
-def usable_distributions(tree: Tree, root: str) -> dict[str, str]:
-    """The dist-info directories, by normalised name, that `importlib.metadata` can make sense of.
+def is_usable(tree: Tree, directory: str, name: str) -> bool:
+    """Whether `importlib.metadata` can make sense of the dist-info `directory` of `name`.
 
-    Such a one has the name in its METADATA too, and a version: of others `entry_points` would
-    raise, for the whole process, or believe another's name.
+    It can where METADATA has the normalised name too, and a version: of others `entry_points`
+    would raise, for the whole process, or believe another's name.
     """
-    return {
-        name: directory
-        for name, directory in dist_infos(tree, root)
-        if is_normalized_name(name) and _says_name_and_version(tree, directory, name)
-    }
+    from email.parser import HeaderParser  # noqa: PLC0415 - slow, and few processes ask
 
-
-def _says_name_and_version(tree: Tree, directory: str, name: str) -> bool:
-    from email.parser import HeaderParser  # noqa: PLC0415 - slow, and few releases need it
-
-    if not tree.is_file(path := join(directory, "METADATA")):
+    if not is_normalized_name(name) or not tree.is_file(path := join(directory, "METADATA")):
         return False
-    headers = HeaderParser().parsestr(tree.read(path).decode(errors="replace"))
+    text, _, _ = tree.read(path).decode(errors="replace").partition("\n\n")
+    headers = HeaderParser().parsestr(text)
     try:
         Version(headers.get("Version", ""))
     except InvalidVersion:

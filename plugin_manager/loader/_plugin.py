@@ -16,7 +16,7 @@ from packaging.version import Version
 from plugin_manager.errors import CorruptError, InvalidInputError, RefusedError
 from plugin_manager.loader._finder import FINDER, Source
 from plugin_manager.loader._modules import contents
-from plugin_manager.loader._names import usable_distributions, vendored_modules
+from plugin_manager.loader._names import dist_infos, vendored_modules
 from plugin_manager.loader._tree import Tree
 from plugin_manager.manifest import About, Manifest
 from plugin_manager.model import PluginName, Release
@@ -77,7 +77,6 @@ def load(
         importing=importing,
         imported=imported,
     )
-    tree.check_directories()
     if tree.verified_at_load:
         tree.verify()
     root = manifest.python.root
@@ -87,7 +86,7 @@ def load(
         root,
         brought,
         vendored_modules(tree, root, brought),
-        usable_distributions(tree, root),
+        dict(dist_infos(tree, root)),
         released,
     )
     FINDER.add(source)

@@ -51,7 +51,7 @@ class Resource(Traversable):
         """What the manifest has in this directory; raises NotADirectoryError."""
         if not self.is_dir():
             raise NotADirectoryError(str(self))
-        names = (name for tree, path in self._portions for name in tree.children.get(path, []))
+        names = (name for tree, path in self._portions for name in tree.names(path))
         for name in dict.fromkeys(names):
             child = self.joinpath(name)
             if child.is_file() or child.is_dir():  # files with a tag may not be installed

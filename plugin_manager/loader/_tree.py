@@ -9,7 +9,8 @@ import os
 import posixpath
 import re
 import threading
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from plugin_manager.store import (
     Damage,
     Fault,
     copy_verified,
+    directories_of,
     map_verified,
     odd_directories,
     open_verified,
@@ -39,21 +41,13 @@ T = TypeVar("T")
 BYTECODE_TAG = bytecode_tag()
 
 _UNUSUAL = re.compile(r"/\.|//|/$|\\")  # in locations that `abspath` might change
+_BEHIND_SLASH = chr(ord("/") + 1)
 _MOST_NAMED = 10  # files that an error's message spells out; its `paths` has all
 
 
 def join(directory: str, name: str) -> str:
     """The bundle path of `name` in `directory`, "" being the top."""
     return f"{directory}/{name}" if directory else name
-
-
-def _add_directory(found: dict[str, list[str]], path: str) -> None:
-    """Have the directory `path`, and what leads to it, in those above."""
-    parent, _, name = path.rpartition("/")
-    known = parent in found
-    found.setdefault(parent, []).append(name)
-    if not known:
-        _add_directory(found, parent)
 
 
 class Tree:
@@ -81,24 +75,30 @@ class Tree:
         # Which threads execute something of it. A child of a fork has none but its own.
         self._executing: set[tuple[int, int]] = set()
         self.files: dict[str, File] = {file.path: file for file in manifest.files_for(BYTECODE_TAG)}
+        self._sound: set[str] = set()  # directories that were no links when they were looked at
         self._top = str(directory)
         self._prefix = os.path.join(self._top, "")  # noqa: PTH118 - a string
 
     @cached_property
-    def children(self) -> dict[str, list[str]]:
-        """The names in each directory that has any, in the manifest's order."""
-        found: dict[str, list[str]] = {"": []}
-        for path in self.files:
-            parent, _, name = path.rpartition("/")
-            if (names := found.get(parent)) is None:  # of few files: this is done at each load
-                names = found[parent] = []
-                _add_directory(found, parent)
-            names.append(name)
-        return found
+    def _paths(self) -> list[str]:
+        """All paths in order: those below a directory follow one another."""
+        return sorted(self.files)
 
     def is_directory(self, path: str) -> bool:
         """Whether `path` is a directory."""
-        return path in self.children
+        below = f"{path}/" if path else ""
+        at = bisect_left(self._paths, below)
+        return at < len(self._paths) and self._paths[at].startswith(below)
+
+    def names(self, directory: str) -> list[str]:
+        """The names of the files and directories in `directory`, in order."""
+        paths, below = self._paths, f"{directory}/" if directory else ""
+        found, at = [], bisect_left(paths, below)
+        while at < len(paths) and paths[at].startswith(below):
+            name, is_above, _ = paths[at][len(below) :].partition("/")
+            found.append(name)
+            at = bisect_left(paths, f"{below}{name}{_BEHIND_SLASH}", at) if is_above else at + 1
+        return found
 
     def is_file(self, path: str) -> bool:
         """Whether `path` is a file; one that carries a tag counts only where it was installed."""
@@ -178,16 +178,33 @@ class Tree:
         return any(one == process for one, _ in list(self._executing))
 
     def _file(self, path: str) -> File:
-        return self.files.get(path) or self.manifest.file(path)
+        """The file `path`; raises NotFoundError, and CorruptError where a link leads to it."""
+        file = self.files.get(path) or self.manifest.file(path)
+        directory = path.rpartition("/")[0]
+        if directory not in self._sound:
+            self._check_above(directory)
+        return file
+
+    def _check_above(self, directory: str) -> None:
+        """Raise CorruptError where `directory`, or one that leads to it, is none itself."""
+        above = [directory]
+        while above[-1]:
+            above.append(above[-1].rpartition("/")[0])
+        self._check(above)
 
     def verify(self) -> None:
         """Read and hash every file; raises CorruptError naming all that are not as signed."""
+        self.check_directories()
         self._refuse(release_faults(self.directory, self.manifest, self.files.values()))
 
     def check_directories(self) -> None:
         """Raise CorruptError naming the directories that are links, or none; hashes nothing."""
-        odd = odd_directories(self.directory, self.children)
+        self._check(directories_of(self.files))
+
+    def _check(self, directories: Collection[str]) -> None:
+        odd = odd_directories(self.directory, directories)
         self._refuse([Fault(path, Damage.DAMAGED) for path in odd])
+        self._sound.update(directories)
 
     def _refuse(self, faults: list[Fault]) -> None:
         if not faults:

@@ -37,6 +37,7 @@ __all__ = [
     "Fault",
     "copy_verified",
     "damaged_chunks",
+    "directories_of",
     "foreign_files",
     "map_verified",
     "misplaced_files",
@@ -737,12 +738,12 @@ def odd_directories(directory: Path, paths: Iterable[str]) -> list[str]:
 
 def misplaced_files(directory: Path, files: Collection[File]) -> list[Fault]:
     """Those of `files` that lie behind `odd_directories`: damaged, whatever they hold."""
-    parents = _directories_of(file.path for file in files)
+    parents = directories_of(file.path for file in files)
     odd = tuple(f"{path}/" for path in odd_directories(directory, parents - {""}))
     return [Fault(file.path, Damage.DAMAGED) for file in files if file.path.startswith(odd)]
 
 
-def _directories_of(paths: Iterable[str]) -> set[str]:
+def directories_of(paths: Iterable[str]) -> set[str]:
     """The directories that hold `paths`, with those above and "" for the top."""
     found = {""}
     for path in paths:
@@ -822,7 +823,7 @@ def release_faults_slowly(
 def foreign_files(directory: Path, manifest: Manifest) -> list[Fault]:
     """What lies below `directory` without being in the manifest; never followed through links."""
     known = manifest.by_path
-    directories = _directories_of(known)
+    directories = directories_of(known)
     faults = []
     for parent, names, files in os.walk(directory):
         relative = os.path.relpath(parent, directory).replace(os.sep, "/")
