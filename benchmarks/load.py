@@ -73,10 +73,11 @@ from time import {clock} as perf_counter
 """
 _HOST = """
 import plugin_manager.manager._loading, plugin_manager._host, tuf.api.metadata
+import plugin_manager.loader._metadata
 import importlib.metadata, importlib.resources, linecache, pkgutil
 """
 _HOST_WITHOUT_MANAGER = """
-import plugin_manager.loader, plugin_manager.bundle
+import plugin_manager.loader._metadata, plugin_manager.bundle
 import importlib.metadata, importlib.resources, linecache, pkgutil
 """
 _END = "print(perf_counter() - begun)"

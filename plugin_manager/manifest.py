@@ -174,7 +174,7 @@ class Manifest:
 
     def files_for(self, tag: str) -> list[File]:
         """The files that a host with bytecode tag `tag` installs, in bundle order."""
-        return [file for file in self.files if file.tag in {"", tag}]
+        return [file for file in self.files if not file.tag or file.tag == tag]
 
     def chunks(self, file: File) -> list[Chunk]:
         """The chunks of `file` in order; their lengths add up to its size."""

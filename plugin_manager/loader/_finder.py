@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 
 from plugin_manager.errors import CorruptError
 from plugin_manager.loader import _names
-from plugin_manager.loader._loaders import NamespaceLoader, loader_for
+from plugin_manager.loader._loaders import LOADERS, NamespaceLoader
 from plugin_manager.loader._modules import Contents, Kind, find, listed
 from plugin_manager.loader._names import Elsewhere, Names
 from plugin_manager.loader._tree import Tree
@@ -61,7 +61,8 @@ class Source:
 
     `vendored` maps brought modules to the vendored distributions they belong to, `dist_infos`
     distributions, whether vendored or not, to their directories. `released` is to be called when
-    nothing comes from it any more. `isolation` is there where something is isolated.
+    nothing comes from it any more. `isolation` is there where something is isolated. `packages`
+    maps locations of packages that were found to their directories.
     """
 
     tree: Tree
@@ -72,6 +73,7 @@ class Source:
     released: Callable[[], None]
     names: Names = field(factory=lambda: Names((), {}))
     isolation: Isolation | None = None
+    packages: dict[str, str] = field(factory=dict, init=False)
     _usable: dict[str, bool] = field(factory=dict, init=False)
 
     @property
@@ -99,31 +101,30 @@ class Source:
         module = find(self.tree, directory, fullname.rpartition(".")[2])
         if module is None:
             return None
-        location = self.tree.location(module.path)
-        builtins = self._builtins(fullname)
-        loader = loader_for(self.tree, module.kind, fullname, module.path, builtins)
-        if module.kind is Kind.NAMESPACE:
-            spec = ModuleSpec(fullname, loader, is_package=True)
+        kind, path, is_package = module
+        if kind is Kind.NAMESPACE:
+            spec = ModuleSpec(fullname, NamespaceLoader(lambda: [(self.tree, path)]))
+            directory = path
+        else:
+            builtins = None if self.isolation is None else self._builtins(fullname, self.isolation)
+            loader = LOADERS[kind](self.tree, fullname, path, builtins)
+            # As spec_from_file_location makes it, which asks the loader again what is known here.
+            spec = ModuleSpec(fullname, loader, origin=loader.location)
+            spec.has_location = True
+            spec.cached = loader.cached
+            directory = path.rpartition("/")[0]
+        if is_package:
+            location = self.tree.location(directory)
+            self.packages[location] = directory
             spec.submodule_search_locations = [location]
-            return spec
-        # As spec_from_file_location makes it, which asks the loader again what is known here.
-        spec = ModuleSpec(fullname, loader, origin=location, is_package=module.is_package)
-        spec.has_location = True
-        if module.is_package:
-            spec.submodule_search_locations = [self.tree.location(module.path.rpartition("/")[0])]
         return spec
 
-    def _builtins(self, fullname: str) -> dict[str, object] | None:
+    def _builtins(self, fullname: str, isolation: Isolation) -> dict[str, object] | None:
         """What the module executes with, None for the usual.
 
         Vendored modules under their public names get that too: they may be other code's as well.
         """
-        if self.isolation is None:
-            return None
-        name = fullname
-        while name and name not in self.vendored:
-            name = name.rpartition(".")[0]
-        return None if name else self.isolation.builtins
+        return None if _nearest(fullname, self.vendored) else isolation.builtins
 
     def imported_as(self, name: str) -> str:
         """The name under which this process has what the release calls `name`.
@@ -407,7 +408,9 @@ class PluginFinder(abc.MetaPathFinder):
             return source.spec(fullname, source.directory_of(fullname))
         if (source := self._owner_of(fullname)) is not None:
             for entry in path or ():
-                within = source.tree.path_of(entry)
+                within = source.packages.get(entry)
+                if within is None:
+                    within = source.tree.path_of(entry)
                 if within is not None and (found := source.spec(fullname, within)) is not None:
                     return found
         return self._ask_others(fullname, path or (), target)

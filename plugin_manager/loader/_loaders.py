@@ -29,7 +29,7 @@ from plugin_manager.loader._tree import BYTECODE_TAG, Tree
 if TYPE_CHECKING:
     from plugin_manager.loader._resources import ResourceReader
 
-__all__ = ["NamespaceLoader", "loader_for"]
+__all__ = ["LOADERS", "NamespaceLoader"]
 
 _HEADER_BYTES = 16  # PEP 552: the magic number, flags, and what they say
 _UNCHECKED = MAGIC_NUMBER + (0b01).to_bytes(4, "little")  # by a hash that is not to be compared
@@ -40,22 +40,28 @@ _BYTECODE_SUFFIX = os.path.basename(cache_from_source("x.py"))[1:]  # noqa: PTH1
 
 
 class _Verified:
-    """What all loaders share: the file `path` of `tree`, for the module `name`."""
+    """What all loaders share: the file `path` of `tree`, for the module `name`.
 
-    builtins: dict[str, object] | None = None  # what to execute with instead of the usual
+    Python code executes with `builtins` where they are given.
+    """
 
-    def __init__(self, tree: Tree, name: str, path: str) -> None:
+    cached: str | None = None  # where the module's bytecode lies, if that is known
+
+    def __init__(
+        self, tree: Tree, name: str, path: str, builtins: dict[str, object] | None = None
+    ) -> None:
         self.tree = tree
         self.name = name
         self.location = tree.location(path)
         self._path = path
+        self._builtins = builtins
 
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType | None:
         """The module, where it is to execute with other `builtins` than the usual, else None."""
-        if self.builtins is None:
+        if self._builtins is None:
             return None
         module = ModuleType(spec.name)
-        vars(module)["__builtins__"] = self.builtins
+        vars(module)["__builtins__"] = self._builtins
         return module
 
     def _check_loaded(self) -> None:
@@ -108,13 +114,17 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
     Nothing is ever written.
     """
 
-    @cached_property
-    def _bytecode(self) -> str:
-        """The path of the module's bytecode in the manifest, or ""."""
-        directory, slash, name = self._path.rpartition("/")
-        path = f"{directory}{slash}__pycache__/{name.removesuffix('.py')}{_BYTECODE_SUFFIX}"
-        file = self.tree.files.get(path)
-        return path if file is not None and file.tag == BYTECODE_TAG else ""
+    def __init__(
+        self, tree: Tree, name: str, path: str, builtins: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(tree, name, path, builtins)
+        directory, slash, base = path.rpartition("/")
+        bytecode = f"{directory}{slash}__pycache__/{base.removesuffix('.py')}{_BYTECODE_SUFFIX}"
+        file = tree.files.get(bytecode)
+        self._bytecode = ""  # or its path in the manifest
+        if file is not None and file.tag == BYTECODE_TAG:
+            self._bytecode = bytecode
+            self.cached = tree.location(bytecode)
 
     def get_code(self, fullname: str) -> CodeType | None:
         """The module's code; raises CorruptError, SyntaxError."""
@@ -136,7 +146,7 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
             and _imp.check_hash_based_pycs != "always"
         ):
             # What `importlib` does in the end, which for small modules takes longer to decide.
-            code = marshal.loads(data[_HEADER_BYTES:])
+            code = marshal.loads(data[_HEADER_BYTES:])  # noqa: S302 - it is as it was signed
             if isinstance(code, CodeType):
                 _imp._fix_co_filename(code, self.location)  # type: ignore[attr-defined]  # is there
                 return code
@@ -146,7 +156,7 @@ class _SourceLoader(_Verified, abc.SourceLoader):  # type: ignore[misc]  # types
         """Execute the module, whose source tracebacks will show as it was signed."""
         # The form that linecache keeps for sources without a file: no time, so never out of date.
         # It wants a list, and only ever indexes, slices and joins it.
-        lines: Any = _Lines(lambda: self.get_source(self.name))
+        lines: Any = _Lines(self)
         size = self.tree.files[self._path].size
         self._check_loaded()
         linecache.cache[self.location] = (size, None, lines, self.location)
@@ -183,13 +193,13 @@ class _Lines(Sequence[str]):
     Whoever asks is about to show a traceback: the wrong time for another error.
     """
 
-    def __init__(self, source: Callable[[], str | None]) -> None:
-        self._source = source
+    def __init__(self, loader: _SourceLoader) -> None:
+        self._loader = loader
 
     @cached_property
     def _lines(self) -> list[str]:
         try:
-            return io.StringIO(self._source()).readlines()
+            return io.StringIO(self._loader.get_source(self._loader.name)).readlines()
         except (PluginManagerError, ImportError, SyntaxError, UnicodeDecodeError):
             return []
 
@@ -203,8 +213,10 @@ class _Lines(Sequence[str]):
 class _BytecodeLoader(_Verified, machinery.SourcelessFileLoader):  # type: ignore[misc]  # narrower
     """A module that comes as bytecode only; `get_data` is what makes its bytes verified."""
 
-    def __init__(self, tree: Tree, name: str, path: str) -> None:
-        _Verified.__init__(self, tree, name, path)
+    def __init__(
+        self, tree: Tree, name: str, path: str, builtins: dict[str, object] | None = None
+    ) -> None:
+        _Verified.__init__(self, tree, name, path, builtins)
         machinery.SourcelessFileLoader.__init__(self, name, self.location)
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -272,22 +284,8 @@ class NamespaceLoader(abc.InspectLoader):
         return ResourceReader(Resource(self._portions()))
 
 
-_LOADERS: dict[Kind, type[_SourceLoader | _BytecodeLoader | _ExtensionLoader]] = {
+LOADERS: dict[Kind, type[_SourceLoader | _BytecodeLoader | _ExtensionLoader]] = {
     Kind.SOURCE: _SourceLoader,
     Kind.BYTECODE: _BytecodeLoader,
     Kind.EXTENSION: _ExtensionLoader,
 }
-
-
-def loader_for(
-    tree: Tree, kind: Kind, name: str, path: str, builtins: dict[str, object] | None = None
-) -> abc.Loader:
-    """The loader of the module `name` of `kind` from the file (a namespace's directory) `path`.
-
-    Python code will execute with `builtins` where they are given.
-    """
-    if kind is Kind.NAMESPACE:
-        return NamespaceLoader(lambda: [(tree, path)])
-    loader = _LOADERS[kind](tree, name, path)
-    loader.builtins = builtins
-    return loader

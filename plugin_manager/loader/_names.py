@@ -106,7 +106,7 @@ def judge_distributions(
     """Those of the `brought` distributions that this process has from nowhere else.
 
     Without this, a release could speak for what the host has installed: its version, its entry
-    points. Raises ModuleConflictError for one that is `usable`, the release's own and not `vendored`.
+    points. Raises ModuleConflictError for a `usable` one that is the release's own, not `vendored`.
     """
     kept = {}
     for name, directory in brought.items():

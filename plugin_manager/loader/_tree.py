@@ -11,7 +11,7 @@ import re
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -41,8 +41,12 @@ T = TypeVar("T")
 BYTECODE_TAG = bytecode_tag()
 
 _UNUSUAL = re.compile(r"/\.|//|/$|\\")  # in locations that `abspath` might change
+_SAME_SEPARATOR = os.sep == posixpath.sep
 _BEHIND_SLASH = chr(ord("/") + 1)
 _MOST_NAMED = 10  # files that an error's message spells out; its `paths` has all
+
+
+_TOLD_TO_NOBODY = nullcontext()
 
 
 def join(directory: str, name: str) -> str:
@@ -136,30 +140,39 @@ class Tree:
         self._refuse(release_faults(self.directory, self.manifest, [file], tagged=True))
         return self.directory / file.path
 
-    @contextmanager
-    def executing(self, is_over: Callable[[], bool] | None = None) -> Iterator[None]:
+    def executing(self, is_over: Callable[[], bool] | None = None) -> AbstractContextManager[None]:
         """Something of the release is executed meanwhile; the beginning and the end are told.
 
         That it ended well is told only if `is_over` (by default: the import) then says that nothing
         is to follow, and no other thread executes anything of it. What is executed within is part
         of the whole.
         """
+        if self._imported is None:
+            return _TOLD_TO_NOBODY
         mine = (os.getpid(), threading.get_ident())
-        if self._imported is None or mine in self._executing:
-            yield
-            return
+        if mine in self._executing:
+            return _TOLD_TO_NOBODY
+        return self._told(mine, is_over, self._imported)
+
+    @contextmanager
+    def _told(
+        self,
+        mine: tuple[int, int],
+        is_over: Callable[[], bool] | None,
+        imported: Callable[[BaseException | None], None],
+    ) -> Iterator[None]:
         self._executing.add(mine)
         try:
             self._importing()
             yield
         except BaseException as error:
             self._executing.discard(mine)
-            self._imported(error)
+            imported(error)
             raise
         else:
             self._executing.discard(mine)
             if not self.is_executing and (is_over() if is_over else _imports.is_over(self._prefix)):
-                self._imported(None)
+                imported(None)
         finally:
             self._executing.discard(mine)
 
@@ -223,7 +236,7 @@ class Tree:
         """Where `path` lies on this machine."""
         if not path:
             return self._top
-        return self._prefix + (path if os.sep == posixpath.sep else path.replace("/", os.sep))
+        return self._prefix + (path if _SAME_SEPARATOR else path.replace("/", os.sep))
 
     def path_of(self, location: str) -> str | None:
         """The path of what would lie at `location`, or None where that is outside the release."""

@@ -137,24 +137,17 @@ def copy_verified(directory: Path, manifest: Manifest, file: File, target: int) 
     Each chunk is written from the memory that was hashed. Where this raises, what was written is
     not to be used.
     """
-    with _opened(directory, manifest, file) as descriptor, _Threads() as threads:
-
-        def copy(chunks: Sequence[Chunk]) -> bool:
-            with _Buffer() as buffer:
-                for chunk in chunks:
-                    view = buffer[: chunk.length]
-                    count = os.preadv(descriptor, [view], chunk.offset)
-                    if count != chunk.length or blake3(view).digest() != chunk.digest:
-                        return False
-                    written = 0
-                    while written < chunk.length:
-                        written += os.pwrite(target, view[written:], chunk.offset + written)
-            return True
-
-        # Smaller pieces than for hashing alone: who imports the library is waiting for this one.
-        share = max(_BUFFER_BYTES, file.size // (os.cpu_count() or 1))
-        if not all(threads.each(copy, _pieces(manifest.chunks(file), file.size, share))):
-            raise _corrupt(manifest, file, Damage.DAMAGED)
+    # By one thread: memory for the copy is what takes time, and a second one waits for that too
+    # (measured: 15 MB take 6.9 ms by one as by two).
+    with _opened(directory, manifest, file) as descriptor, _Buffer() as buffer:
+        for chunk in manifest.chunks(file):
+            view = buffer[: chunk.length]
+            count = os.preadv(descriptor, [view], chunk.offset)
+            if count != chunk.length or blake3(view).digest() != chunk.digest:
+                raise _corrupt(manifest, file, Damage.DAMAGED)
+            written = 0
+            while written < chunk.length:
+                written += os.pwrite(target, view[written:], chunk.offset + written)
 
 
 def _is_signed(manifest: Manifest, file: File, view: memoryview) -> bool:
