@@ -752,7 +752,7 @@ def test_unloaded_modules_can_be_collected(apart):
 
 
 def test_control_without_an_import_of_its_own_the_plugin_gets_the_hosts(apart, monkeypatch):
-    monkeypatch.setattr("plugin_manager.loader._finder.Source._builtins", lambda self, name: None)
+    monkeypatch.setattr("plugin_manager.loader._finder.Source._builtins", lambda *_: None)
     assert apart().import_module("demo").lazily()[2] == "2.0"
 
 
