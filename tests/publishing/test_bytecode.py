@@ -82,6 +82,13 @@ print(before == plain(), hashlib.sha256(compiled(source, "m.py")).hexdigest())
     assert len(answers) == 1
 
 
+def test_what_occurs_once_is_not_kept_to_be_referred_to() -> None:
+    data = compiled(b"x = 'a b'\ny = 'c d'\nz = ('c d', 5.5)\n", "m.py")
+    assert data is not None
+    assert b"z\3a b" in data
+    assert b"\xfa\3c d" in data  # twice: the highest bit of its type says so
+
+
 def test_control_marshal_alone_depends_on_who_else_owns_an_object() -> None:
     code = compile(SOURCE, "m.py", "exec")
     before = marshal.dumps(code)
