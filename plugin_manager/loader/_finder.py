@@ -416,8 +416,9 @@ class PluginFinder(abc.MetaPathFinder):
         return self._ask_others(fullname, path or (), target)
 
     def _owner_of(self, fullname: str) -> Source | None:
-        # Threads remove names meanwhile.
-        return self._owners.get(_nearest(fullname, self._owners))
+        # Threads remove names meanwhile. Who owns the first part, as most do, owns what is below.
+        owner = self._owners.get(fullname.partition(".")[0])
+        return owner or self._owners.get(_nearest(fullname, self._owners))
 
     def _ask_others(
         self, fullname: str, path: Sequence[str], target: ModuleType | None
