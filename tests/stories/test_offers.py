@@ -147,7 +147,7 @@ def test_an_index_that_was_tampered_with_offers_nothing(world: World, forged: by
 def test_a_repository_without_indexes_serves_as_before(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(world.repository), "_put_index", lambda *_: None)
+    monkeypatch.setattr(type(world.repository._files), "put_index", lambda *_: None)
     world.publish("acme/maps 1.0", {"maps.py": "x"})
     world.publish("globex/model 1.0", {"m.py": "x"})
     with world.online():
