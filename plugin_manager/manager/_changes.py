@@ -19,8 +19,7 @@ from typing import TypeVar
 from plugin_manager.bundle import Head
 from plugin_manager.errors import LockedError, NoSpaceError
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._events import Listener
-from plugin_manager.manager._job import Follower, NoFollower
+from plugin_manager.manager._listeners import Follower, Listener, NoFollower
 from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manager._planner import Planner
 from plugin_manager.manager._progress import Meter, Progress

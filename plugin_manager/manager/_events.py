@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
-from plugin_manager.errors import NetworkError, PluginManagerError
+from plugin_manager.errors import PluginManagerError
 from plugin_manager.model import PluginName, Release
 
 if TYPE_CHECKING:
     from plugin_manager.loader import LoadedPlugin
-    from plugin_manager.manager._progress import Progress
-    from plugin_manager.store import SpacePlan
 
-__all__ = ["Event", "EventKind", "Events", "Listener", "LoadAll", "Telling", "Trial", "ignore"]
+__all__ = ["Event", "EventKind", "Events", "LoadAll", "Trial", "ignore"]
 
 EventKind = Literal[
     "verified", "loaded", "refused", "rolled-back", "repaired", "unloaded", "confirmed"
@@ -86,35 +84,5 @@ class Events:
             _log.exception("on_event failed for %r of %s", kind, plugin)
 
 
-class Listener(Protocol):
-    """Whoever is told how things go on, as PluginManager describes."""
-
-    @property
-    def progress(self) -> Callable[[Progress], None]: ...
-
-    @property
-    def waiting(self) -> Callable[[str], None]: ...
-
-    @property
-    def making_room(self) -> Callable[[SpacePlan], None]: ...
-
-    @property
-    def retrying(self) -> Callable[[NetworkError, float], None]: ...
-
-    @property
-    def on_event(self) -> Callable[[Event], object]: ...
-
-
 def ignore(*_: object) -> None:
     """Is told, and forgets it."""
-
-
-@frozen
-class Telling:
-    """A listener of which only what is given listens."""
-
-    progress: Callable[[Progress], None] = ignore
-    waiting: Callable[[str], None] = ignore
-    making_room: Callable[[SpacePlan], None] = ignore
-    retrying: Callable[[NetworkError, float], None] = ignore
-    on_event: Callable[[Event], object] = ignore

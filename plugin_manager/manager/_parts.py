@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from plugin_manager.errors import NotFoundError
 from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._events import Event, Events, Listener
+from plugin_manager.manager._events import Event, Events
 from plugin_manager.model import Host, PluginName
 from plugin_manager.settings import Settings
 from plugin_manager.store import Housekeeping, Store, Trials
@@ -21,6 +21,7 @@ from plugin_manager.store import Housekeeping, Store, Trials
 if TYPE_CHECKING:
     from plugin_manager.manager._changes import Changes
     from plugin_manager.manager._inspection import Inspector
+    from plugin_manager.manager._listeners import Listener
     from plugin_manager.manager._planner import Planner
     from plugin_manager.manager._remote import Remote
     from plugin_manager.manager._removal import Removal

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
-from plugin_manager.manager._events import Telling
-from plugin_manager.manager._job import Hooks, ResumeStatus
+from plugin_manager.manager._job import ResumeStatus
 from plugin_manager.manager._jobs import Jobs
+from plugin_manager.manager._listeners import Hooks, Telling
 from plugin_manager.manager._parts import Parts
 from plugin_manager.manager._plan import Plan, brings_only
-from plugin_manager.manager._resume import resume_status
 from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.store import Wish
 
@@ -105,6 +104,8 @@ class Requests:
         self._parts.remote.transfer.limit.bytes_per_second = bytes_per_second
 
     def _resume_status(self, digest: Digest) -> ResumeStatus:
+        from plugin_manager.manager._resume import resume_status  # noqa: PLC0415 - listing does without
+
         parts = self._parts
         return resume_status(parts.store, parts.trust, parts.host.bytecode_tag, digest)
 
