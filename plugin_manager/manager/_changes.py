@@ -14,24 +14,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from plugin_manager.bundle import Head
 from plugin_manager.errors import LockedError, NoSpaceError
-from plugin_manager.manager._activity import ActivityLog
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._job import Follower, NoFollower
+from plugin_manager.manager._listeners import Follower, Listener, NoFollower
 from plugin_manager.manager._plan import Plan, Step
 from plugin_manager.manager._planner import Planner
 from plugin_manager.manager._progress import Meter, Progress
 from plugin_manager.manager._remote import Remote
 from plugin_manager.manifest import File
-from plugin_manager.model import Digest, Release
+from plugin_manager.model import Digest, PluginName, Release
 from plugin_manager.store import (
     Active,
     Generation,
     Housekeeping,
-    SpacePlan,
     Staging,
     Store,
     Trials,
@@ -55,24 +53,12 @@ T = TypeVar("T")
 _log = logging.getLogger("plugin_manager")
 
 
-class Listener(Protocol):
-    """Whoever is told how a change goes on, as PluginManager describes."""
-
-    @property
-    def progress(self) -> Callable[[Progress], None]: ...
-
-    @property
-    def waiting(self) -> Callable[[str], None]: ...
-
-    @property
-    def making_room(self) -> Callable[[SpacePlan], None]: ...
-
-
 class Changes:
     """Carries out plans for one store, one at a time; `control` stops it.
 
-    `writing` gives the store's lock, `tidy` collects garbage. Who fetches the same is waited for
-    `timeout_seconds` (negative: for ever). `trial_attempts` 0: upgrades are not on trial.
+    `writing` gives the store's lock, `tidy` collects garbage, `note(kind, plugin, text)` has what
+    happened on record. Who fetches the same is waited for `timeout_seconds` (negative: for ever).
+    `trial_attempts` 0: upgrades are not on trial.
     """
 
     def __init__(
@@ -91,9 +77,9 @@ class Changes:
         timeout_seconds: float,
         trial_attempts: int,
         now: Callable[[], datetime],
-        activity: ActivityLog,
+        note: Callable[[str, PluginName, str], None],
     ) -> None:
-        self._activity = activity
+        self._note = note
         self._store = store
         self._trials = Trials(store.directory)
         self._trial_attempts = trial_attempts
@@ -244,7 +230,7 @@ class Changes:
             for one in gone:
                 _log.info("evicted %s", one.release)
                 note = f"{one.release} made room for another"
-                self._activity.record("evicted", one.release.plugin, note, self._now())
+                self._note("evicted", one.release.plugin, note)
             # Not until the disk shows it: it may be late, and more would go for nothing. Only what
             # was loaded meanwhile, and stays, has to be made up for.
             if len(gone) == len(plan.space.evict):
@@ -276,7 +262,7 @@ class Changes:
             for step in plan.steps:
                 if step.kind in _DONE:
                     kind, text = _done(plan, step)
-                    self._activity.record(kind, step.plugin, text, self._now())
+                    self._note(kind, step.plugin, text)
         if placing or any(step.after is None for step in plan.steps):
             self._tidy()
         return generation

@@ -14,7 +14,7 @@ from plugin_manager.model import PluginName, Release
 if TYPE_CHECKING:
     from plugin_manager.loader import LoadedPlugin
 
-__all__ = ["Event", "EventKind", "Events", "LoadAll", "Trial"]
+__all__ = ["Event", "EventKind", "Events", "LoadAll", "Trial", "ignore"]
 
 EventKind = Literal[
     "verified", "loaded", "refused", "rolled-back", "repaired", "unloaded", "confirmed"
@@ -82,3 +82,7 @@ class Events:
             self._hook(Event(kind, plugin, release, error, text))
         except Exception:
             _log.exception("on_event failed for %r of %s", kind, plugin)
+
+
+def ignore(*_: object) -> None:
+    """Is told, and forgets it."""

@@ -14,7 +14,8 @@ from attrs import define, evolve
 
 from plugin_manager.errors import CancelledError, PluginManagerError
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._job import Follower, NoFollower, may_pass
+from plugin_manager.manager._job import may_pass
+from plugin_manager.manager._listeners import Follower, NoFollower
 from plugin_manager.manager._plan import Plan
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._worker import LOOK_SECONDS

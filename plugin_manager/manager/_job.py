@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Self
 
 from attrs import field, frozen
 
@@ -16,17 +16,12 @@ from plugin_manager.errors import (
     PluginManagerError,
     revived,
 )
-from plugin_manager.manager._control import Control
-from plugin_manager.manager._plan import Plan
 from plugin_manager.manager._progress import Progress
 from plugin_manager.model import Digest, PluginName, PluginRequirement, Release
 from plugin_manager.store import JobState, Standing, Wish
 
 __all__ = [
-    "Follower",
-    "Hooks",
     "Job",
-    "NoFollower",
     "ResumeStatus",
     "Resumption",
     "may_pass",
@@ -104,39 +99,6 @@ class ResumeStatus:
     kept_bytes: int
     fetch_bytes: int
     why: str
-
-
-class Follower(Protocol):
-    """Whoever is told what a change does."""
-
-    @property
-    def planned(self) -> Callable[[Plan], None]:
-        """To be told of what will be fetched, before it is."""
-
-    @property
-    def progressed(self) -> Callable[[Progress], None]:
-        """To be told how far that is."""
-
-
-class NoFollower:
-    """Is told, and forgets it."""
-
-    def planned(self, plan: Plan) -> None:
-        """What will be fetched."""
-
-    def progressed(self, progress: Progress) -> None:
-        """How far that is."""
-
-
-@frozen
-class Hooks:
-    """Who stops a change that is a job's, and is told how it goes on; from any thread."""
-
-    control: Control
-    planned: Callable[[Plan], None]
-    progressed: Callable[[Progress], None]
-    waiting: Callable[[str], None]
-    retrying: Callable[[NetworkError, float], None]
 
 
 def requests_text(

@@ -22,13 +22,12 @@ from plugin_manager.errors import CancelledError, InvalidInputError, NotFoundErr
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._foreground import on_record
 from plugin_manager.manager._job import (
-    Follower,
-    Hooks,
     Job,
     ResumeStatus,
     Resumption,
     requests_text,
 )
+from plugin_manager.manager._listeners import Follower, Hooks
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._worker import LOOK_SECONDS, Inbox, Worker
 from plugin_manager.model import Digest, PluginName, PluginRequirement

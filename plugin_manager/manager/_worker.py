@@ -21,7 +21,8 @@ from attrs import define, evolve
 
 from plugin_manager.errors import CancelledError, NetworkError, PluginManagerError
 from plugin_manager.manager._control import Control
-from plugin_manager.manager._job import Hooks, Job, may_pass
+from plugin_manager.manager._job import Job, may_pass
+from plugin_manager.manager._listeners import Hooks
 from plugin_manager.manager._plan import Plan
 from plugin_manager.manager._progress import Progress
 from plugin_manager.manager._schedule import Contender, chosen, obstacle

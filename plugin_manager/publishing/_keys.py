@@ -7,11 +7,12 @@ A private key on disk is a passphrase-encrypted PKCS#8 PEM file named `pkcs8:PAT
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -127,6 +128,23 @@ class KeyRing:
         self._directory = directory
         self._passphrase = passphrase
         self._signers: dict[str, Signer] = {}
+
+    @contextmanager
+    def new_key(self, role: str, directory: Path) -> Iterator[SigningKey]:
+        """A new key file for `role`, under a free name in `directory`; removed on failure."""
+        path, number = directory / f"{role}.pem", 1
+        while path.exists():
+            number += 1
+            path = directory / f"{role}-{number}.pem"
+        key = generate_key(path, self._passphrase)
+        if path.is_relative_to(self._directory):
+            # So the repository can be moved together with its keys.
+            key = evolve(key, uri=f"{PKCS8}{path.relative_to(self._directory).as_posix()}")
+        try:
+            yield key
+        except BaseException:
+            path.unlink()  # it never signed anything that was published
+            raise
 
     def sign(
         self, metadata: Metadata[Any], role: str, keys: Sequence[SigningKey], *, threshold: int

@@ -12,10 +12,9 @@ last rename, of timestamp.json, clients see the repository as it was.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,23 +22,17 @@ from pathlib import Path
 from attrs import evolve, frozen
 from filelock import FileLock, Timeout
 from packaging.version import Version
-from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an implicit re-export
 
 from plugin_manager import bundle
-from plugin_manager import catalogue as catalogue_format
-from plugin_manager import index as index_format
-from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry, catalogue_path
-from plugin_manager.durable import disk_errors, move_into_place, write_atomically
+from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry
+from plugin_manager.durable import disk_errors, write_atomically
 from plugin_manager.errors import (
     InvalidInputError,
     LockedError,
     NotFoundError,
     RefusedError,
-    UntrustedError,
 )
-from plugin_manager.index import Listed, index_path
-from plugin_manager.manifest import About, Manifest
 from plugin_manager.model import (
     Digest,
     Platform,
@@ -52,18 +45,17 @@ from plugin_manager.model import (
 )
 from plugin_manager.publishing import _configuration
 from plugin_manager.publishing._bundle_writer import Bundle, write_bundle
-from plugin_manager.publishing._bytecode import bytecode_files
 from plugin_manager.publishing._configuration import (
     DEFAULT_EXPIRY,
     TOP_LEVEL,
     Configuration,
     RolePolicy,
 )
-from plugin_manager.publishing._keys import KeyRing, Passphrase, SigningKey, generate_key
+from plugin_manager.publishing._keys import KeyRing, Passphrase, SigningKey
 from plugin_manager.publishing._metadata import Chain, Edition, RoleStatus, read_chain
-from plugin_manager.publishing._payload import Payload, check, served_name
-from plugin_manager.publishing._source import read_directory
-from plugin_manager.publishing._vendor import read_wheel_source
+from plugin_manager.publishing._payload import Payload, check
+from plugin_manager.publishing._sources import read_source, with_bytecode
+from plugin_manager.publishing._target_files import TargetFiles, plugins_of
 
 __all__ = ["Published", "Refreshed", "Repository", "Status"]
 
@@ -130,10 +122,10 @@ class Repository:
         wait_seconds: float = 60,
     ) -> None:
         self.directory = directory.resolve()
-        self._passphrase = passphrase
         self._now = now
         self._wait_seconds = wait_seconds
         self._keys = KeyRing(self.directory, passphrase)
+        self._files = TargetFiles(self.public / "targets")
 
     @classmethod
     def create(
@@ -249,8 +241,8 @@ class Repository:
         chain = self._chain()
         catalogues = []
         for role in sorted(chain.publishers):
-            for plugin in _plugins(chain.publishers[role].signed.targets):
-                catalogues.append(self._catalogue(chain, plugin))
+            for plugin in plugins_of(chain.publishers[role].signed.targets):
+                catalogues.append(self._files.catalogue(chain, plugin))
         return Status(chain.status(configuration), tuple(catalogues))
 
     # --- keys and publishers ---
@@ -269,19 +261,8 @@ class Repository:
                 f"{directory} is inside {self.public}, which is served to everybody",
                 remedy="Keep keys elsewhere.",
             )
-        path, number = directory / f"{role}.pem", 1
-        while path.exists():
-            number += 1
-            path = directory / f"{role}-{number}.pem"
-        key = generate_key(path, self._passphrase)
-        if path.is_relative_to(self.directory):
-            # So the repository can be moved together with its keys.
-            key = evolve(key, uri=f"pkcs8:{path.relative_to(self.directory).as_posix()}")
-        try:
+        with self._keys.new_key(role, directory) as key:
             yield key
-        except BaseException:
-            path.unlink()  # it never signed anything that was published
-            raise
 
     def _apply(self, configuration: Configuration) -> None:
         """Write repository.toml, then make the metadata follow; the caller holds the lock.
@@ -390,7 +371,7 @@ class Repository:
                 if role.name != "timestamp" and role.expires - now < validity / RENEWAL_SHARE:
                     edition.renew(role.name, optional=role.name != "snapshot")
                     if publisher := role_publisher(role.name):
-                        self._put_index(edition.chain, publisher)
+                        self._files.put_index(edition.chain, publisher)
             signed, notes = edition.write()
         return Refreshed(tuple(signed), tuple(notes))
 
@@ -413,7 +394,7 @@ class Repository:
         bytes again changes nothing; other bytes under the same version raise RefusedError.
         """
         with self._locked(".publish-lock"), self._work() as work:
-            payload = _payload(
+            payload = read_source(
                 source,
                 work,
                 publisher=publisher,
@@ -425,11 +406,11 @@ class Repository:
             chain = self._chain()
             chain.require(release.plugin.publisher)
             if bytecode:
-                payload = _with_bytecode(payload, work)
+                payload = with_bytecode(payload, work)
             check(payload, str(source))
-            catalogue = self._catalogue(chain, release.plugin)
+            catalogue = self._files.catalogue(chain, release.plugin)
             _check_spelling(catalogue, release)
-            previous = self._previous(chain, catalogue, release)
+            previous = self._files.previous(chain, catalogue, release)
             built = write_bundle(payload, work, previous=previous)
             changed = self._place(built, payload)
             manifest = built.head.manifest
@@ -490,16 +471,15 @@ class Repository:
                 requirements=manifest.requirements,
                 needs=manifest.needs,
             )
-            catalogue = self._catalogue(edition.chain, release.plugin)
+            catalogue = self._files.catalogue(edition.chain, release.plugin)
             newest = max((other.release.version for other in catalogue.entries), default=None)
             if newest is None or release.version >= newest:
                 catalogue = evolve(catalogue, summary=payload.about.summary)
             catalogue = evolve(catalogue, entries=(*catalogue.entries, entry))
-            move_into_place(built.path, self._target_file(target))
-            self._put_catalogue(catalogue, targets)
-            targets[release.target_path] = target
+            self._files.put_bundle(built.path, target, targets)
+            self._files.put_catalogue(catalogue, targets)
             about = {release: payload.about}
-            self._put_index(edition.chain, release.plugin.publisher, about)
+            self._files.put_index(edition.chain, release.plugin.publisher, about)
             edition.write()
         return True
 
@@ -526,7 +506,7 @@ class Repository:
             )
         with self._edition() as edition:
             targets = edition.targets_of(plugin.publisher)
-            catalogue = self._catalogue(edition.chain, plugin)
+            catalogue = self._files.catalogue(edition.chain, plugin)
             meant = {
                 entry.release: entry
                 for entry in catalogue.entries
@@ -551,170 +531,10 @@ class Repository:
                 else entry
                 for entry in catalogue.entries
             )
-            self._put_catalogue(evolve(catalogue, entries=entries), targets)
-            self._put_index(edition.chain, plugin.publisher)
+            self._files.put_catalogue(evolve(catalogue, entries=entries), targets)
+            self._files.put_index(edition.chain, plugin.publisher)
             edition.write()
         return tuple(sorted(meant))
-
-    # --- targets ---
-
-    def _target_file(self, target: TargetFile) -> Path:
-        return self.public / "targets" / served_name(target.path, target.hashes["sha256"])
-
-    def _catalogue(self, chain: Chain, plugin: PluginName) -> Catalogue:
-        """The current catalogue, verified; an empty one for a plugin that has none."""
-        target = chain.target(publisher_role(plugin.publisher), catalogue_path(plugin))
-        if target is None:
-            return Catalogue(plugin)
-        path = self._target_file(target)
-        try:
-            data = path.read_bytes()
-            target.verify_length_and_hashes(data)
-        except (OSError, LengthOrHashMismatchError) as error:
-            raise _damaged(path, error) from error
-        return catalogue_format.parse(data, str(path))
-
-    def _put_catalogue(self, catalogue: Catalogue, targets: dict[str, TargetFile]) -> None:
-        data = catalogue_format.render(catalogue)
-        path = catalogue_path(catalogue.plugin)
-        self._put(path, data, targets)
-
-    def _put(self, path: str, data: bytes, targets: dict[str, TargetFile]) -> None:
-        target = TargetFile.from_data(path, data, ["sha256"])
-        write_atomically(self._target_file(target), data)
-        targets[path] = target
-
-    def _put_index(
-        self, chain: Chain, publisher: str, known: Mapping[Release, About] | None = None
-    ) -> None:
-        """Make the publisher's index say what its catalogues say; `known` need not be looked up.
-
-        Made of the catalogues each time, so that equal repositories have equal indexes.
-        """
-        targets = chain.publishers[publisher_role(publisher)].signed.targets
-        told = {**self._told(chain, publisher), **(known or {})}
-        listed = []
-        for plugin in _plugins(targets):
-            entries = self._catalogue(chain, plugin).entries
-            if entries:
-                newest = max(entry.release for entry in entries)
-                about = told[newest] if newest in told else self._about(chain, newest)
-                listed.append(Listed(plugin, about, entries))
-        self._put(index_path(publisher), index_format.render(publisher, listed), targets)
-
-    def _told(self, chain: Chain, publisher: str) -> dict[Release, About]:
-        """What the index told of the newest release of each plugin: most have not changed.
-
-        Nothing where it told less than the next one may.
-        """
-        target = chain.target(publisher_role(publisher), index_path(publisher))
-        if target is None:
-            return {}
-        try:
-            data = self._target_file(target).read_bytes()
-            target.verify_length_and_hashes(data)
-            found = index_format.parse(data)
-        except (OSError, LengthOrHashMismatchError, InvalidInputError):
-            return {}  # it is made anew
-        if found.shortened:
-            return {}
-        return {listed.entries[-1].release: listed.about for listed in found.plugins}
-
-    def _about(self, chain: Chain, release: Release) -> About:
-        """What the manifest of a release tells of it."""
-        manifest = self._manifest(chain, release)
-        return manifest.about if manifest else About()
-
-    def _previous(self, chain: Chain, catalogue: Catalogue, release: Release) -> Manifest | None:
-        """The manifest of the release that hosts upgrade from: the newest before this version.
-
-        What was published after `release` itself does not count, so that publishing it again gives
-        the same bytes.
-        """
-        same = catalogue.entry(release)
-        older = [
-            entry.release
-            for entry in catalogue.entries
-            if entry.release.platform == release.platform
-            and entry.release.version < release.version
-            and (same is None or entry.published <= same.published)
-        ]
-        if not older:
-            return None
-        return self._manifest(chain, max(older))
-
-    def _manifest(self, chain: Chain, release: Release) -> Manifest | None:
-        """The manifest of `release`, verified; None where its bundle is not listed."""
-        target = chain.target(publisher_role(release.plugin.publisher), release.target_path)
-        if target is None:
-            return None
-        path = self._target_file(target)
-        head = bundle.parse_custom(target.custom, target.path, bundle_length=target.length)
-        try:
-            with path.open("rb") as file:
-                data = file.read(head.length)
-        except OSError as error:
-            raise _damaged(path, error) from error
-        if hashlib.sha256(data).hexdigest() != head.digest:
-            raise _damaged(path, "its head does not match its digest")
-        return bundle.read_head(data, str(path)).manifest
-
-
-def _plugins(targets: Iterable[str]) -> list[PluginName]:
-    """The plugins whose catalogues are among `targets`, by name."""
-    ending = "/catalogue.json"
-    return sorted(
-        PluginName.parse(path.removesuffix(ending)) for path in targets if path.endswith(ending)
-    )
-
-
-def _payload(
-    source: Path,
-    work: Path,
-    *,
-    publisher: str | None,
-    platform: Platform | None,
-    dependencies: Path | None,
-    provided: Collection[str],
-) -> Payload:
-    if publisher is not None:
-        PluginName.parse_part(publisher, "publisher")
-    if source.suffix == ".whl":
-        if publisher is None:
-            raise InvalidInputError(
-                f"{source}: a wheel does not say who publishes it as a plugin",
-                remedy="Name the publisher with --publisher.",
-            )
-        return read_wheel_source(
-            source,
-            work,
-            publisher=publisher,
-            platform=platform,
-            dependencies=dependencies,
-            provided=provided,
-        )
-    if dependencies is not None:
-        raise InvalidInputError(
-            f"{source}: only a wheel says which dependencies to bring along",
-            remedy="Leave out --with-dependencies, or give a wheel.",
-        )
-    payload = read_directory(source, platform=platform)
-    if publisher is not None and payload.release.plugin.publisher != publisher:
-        raise InvalidInputError(
-            f"{source}: belongs to publisher {payload.release.plugin.publisher!r}, "
-            f"not {publisher!r}",
-            remedy="Leave out --publisher, or correct plugin.toml.",
-        )
-    return payload
-
-
-def _with_bytecode(payload: Payload, work: Path) -> Payload:
-    directory = work / "bytecode"
-    directory.mkdir()
-    made = list(bytecode_files(payload.files, payload.python.root, directory))
-    paths = {file.path for file in made}
-    files = [file for file in payload.files if file.path not in paths]
-    return evolve(payload, files=(*files, *made))
 
 
 def _check_spelling(catalogue: Catalogue, release: Release) -> None:
@@ -726,11 +546,3 @@ def _check_spelling(catalogue: Catalogue, release: Release) -> None:
             remedy="Give the new content a new version.",
             release=str(release),
         )
-
-
-def _damaged(path: Path, what: object) -> UntrustedError:
-    return UntrustedError(
-        f"{path}: is missing or is not what was signed ({what})",
-        remedy="Restore the file from a backup; nothing was signed.",
-        path=str(path),
-    )

@@ -92,6 +92,12 @@ class Record:
     action: str
     changes: tuple[Change, ...] = ()
 
+    @property
+    def changed_digests(self) -> set[Digest]:
+        """The heads of all that its changes name, before and after."""
+        ends = (one for change in self.changes for one in (change.before, change.after))
+        return {one.digest for one in ends if one}
+
 
 @frozen
 class Generation(Record):

@@ -312,8 +312,7 @@ class Housekeeping:
         named = set(kept)
         records = [r for r in records if f"generations/{r.number}.json" not in old]
         for record in records:
-            for change in record.changes:
-                named |= {one.digest for one in (change.before, change.after) if one}
+            named |= record.changed_digests
         for generation in [
             self._store.current(),
             *([self._store.generation(records[-1].number)] if records else []),

@@ -33,29 +33,15 @@ class Lease:
         self._descriptor = descriptor
         self._owner = os.getpid() if exclusive else None
 
-    @classmethod
-    def of(cls, directory: Path) -> Lease:
+    @staticmethod
+    def of(directory: Path) -> Lease:
         """Keep `directory` from being evicted; raises FileNotFoundError where it is not there.
 
         Raises LockedError where somebody keeps it locked exclusively. Where the file system has no
         locks, the lease protects nothing, and nothing is evicted either.
         """
-        for _ in range(_ATTEMPTS):
-            descriptor = os.open(directory, _FLAGS)
-            if sys.platform == "win32":
-                return cls(descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # It is being evicted, which takes no longer than a rename.
-                os.close(descriptor)
-                time.sleep(_PAUSE_SECONDS)
-                continue
-            except OSError:
-                return cls(descriptor)
-            if _is_at(descriptor, directory):
-                return cls(descriptor)
-            os.close(descriptor)  # evicted between the opening and the lock
+        if lease := _locked(directory, _ATTEMPTS, exclusive=False):
+            return lease
         raise LockedError(
             f"{directory} is locked by another process, so that it cannot be kept from eviction",
             remedy="Find who holds the lock ('lsof', or /proc/locks), and try again.",
@@ -105,20 +91,29 @@ def occupy(directory: Path) -> Lease | None:
 
     Where the file system has no locks everybody gets it. Raises FileNotFoundError.
     """
-    for _ in range(_PATIENCE):
+    return _locked(directory, _PATIENCE, exclusive=True)
+
+
+def _locked(directory: Path, attempts: int, *, exclusive: bool) -> Lease | None:
+    """A lock on what is at `directory`; None where another has one that it cannot share.
+
+    Where there are no locks, the directory, open.
+    """
+    for _ in range(attempts):
         descriptor = os.open(directory, _FLAGS)
         if sys.platform == "win32":
             return Lease(descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # others may only be looking, which takes an instant
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # It is being evicted or only looked at, which takes no longer than a rename.
             os.close(descriptor)
             time.sleep(_PAUSE_SECONDS)
             continue
         except OSError:
             return Lease(descriptor)
         if _is_at(descriptor, directory):
-            return Lease(descriptor, exclusive=True)
+            return Lease(descriptor, exclusive=exclusive)
         os.close(descriptor)  # removed between the opening and the lock
     return None
 

@@ -398,8 +398,7 @@ class Store:
         with contextlib.suppress(CorruptError):
             named |= {one.digest for one in self.current().active.values()}
             for record in self.history() if records is None else records:
-                for change in record.changes:
-                    named |= {one.digest for one in (change.before, change.after) if one}
+                named |= record.changed_digests
         return named
 
     # --- assembling ----------------------------------------------------------------------------

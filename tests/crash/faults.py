@@ -219,7 +219,7 @@ class Bench:
         """The operation; in a child."""
         self.break_it()
         manager = self.scenario.manager(self.store)
-        housekeeping = manager._housekeeping
+        housekeeping = manager._parts.housekeeping
         evict = housekeeping.evict
 
         def noting(residents: Sequence[Resident]) -> list[Resident]:

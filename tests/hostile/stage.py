@@ -391,7 +391,7 @@ class Host:
             except Exception as caught:
                 error = caught
             seconds = time.clock() - begun
-            manager._remote.transfer.close()
+            manager._parts.remote.transfer.close()
             self._notice()
         return Attempt(error, front.asked, front.sent_bytes, seconds, self._peak)
 

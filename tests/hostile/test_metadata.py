@@ -179,7 +179,7 @@ def enlarge(world: World, catalogue: Catalogue, catalogue_bytes: int) -> int:
         each = len(render(evolve(catalogue, entries=entries(100)))) // 100
         count = catalogue_bytes // (each + 5) - 10
         catalogue = evolve(catalogue, entries=(*entries(count), *catalogue.entries))
-        repository._put_catalogue(catalogue, targets)
+        repository._files.put_catalogue(catalogue, targets)
         edition.write()
     return len(render(catalogue))
 

@@ -10,7 +10,8 @@ from plugin_manager import index as index_format
 from plugin_manager.errors import UntrustedError
 from plugin_manager.index import Index, index_path
 from plugin_manager.model import PluginName, WithdrawalKind, parse_version, publisher_role
-from plugin_manager.publishing import Repository, _repository
+from plugin_manager.publishing import Repository
+from plugin_manager.publishing._target_files import TargetFiles
 from tests.publishing.helpers import Clock, make_plugin, make_repository
 
 TOML = """\
@@ -42,7 +43,7 @@ def publish(
 def served(repository: Repository) -> bytes:
     target = repository._chain().target(publisher_role("acme"), index_path("acme"))
     assert target is not None
-    return repository._target_file(target).read_bytes()
+    return repository._files.path(target).read_bytes()
 
 
 def read(repository: Repository) -> Index:
@@ -90,9 +91,9 @@ def test_what_the_last_index_told_is_looked_up_where_it_does_not_serve(
         for path in (repository.public / "targets/acme/_index").iterdir():
             path.write_bytes(b"damaged")
     looked_up = []
-    about = Repository._about
+    about = TargetFiles._about
     monkeypatch.setattr(
-        Repository, "_about", lambda *given: (looked_up.append(str(given[2])), about(*given))[1]
+        TargetFiles, "_about", lambda *given: (looked_up.append(str(given[2])), about(*given))[1]
     )
     publish(repository, "maps", "1.1", "Newer.")
     assert looked_up == (["acme/tiles 1.0"] if lost else [])
@@ -103,7 +104,7 @@ def test_a_repository_that_never_had_one_gets_it_with_the_next_publication(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(_repository.Repository, "_put_index", lambda *_: None)
+        patch.setattr(TargetFiles, "put_index", lambda *_: None)
         publish(repository, "maps", "1.0", "Maps.")
     assert repository._chain().target(publisher_role("acme"), index_path("acme")) is None
     clock.advance(days=360)

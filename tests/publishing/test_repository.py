@@ -43,6 +43,7 @@ from plugin_manager.publishing import (
     _configuration,
     _metadata,
     _repository,
+    _target_files,
     read_public_key,
 )
 from plugin_manager.publishing._keys import generate_key
@@ -760,8 +761,9 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
         return write
 
     for module, name in (
-        (_repository, "move_into_place"),
         (_repository, "write_atomically"),
+        (_target_files, "move_into_place"),
+        (_target_files, "write_atomically"),
         (_metadata, "write_atomically"),
     ):
         monkeypatch.setattr(module, name, counting(getattr(module, name)))

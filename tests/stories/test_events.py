@@ -345,7 +345,7 @@ def test_what_does_not_fit_this_host_is_refused_before_any_code_runs(
         )
         manager.install("acme/maps")
     manager = world.manager()
-    manager.__dict__["host"] = evolve(manager.host, **other)
+    manager._parts.__dict__["host"] = evolve(manager.host, **other)
     with pytest.raises(IncompatibleHostError, match=why) as caught:
         manager.load("acme/maps")
     assert caught.value.remedy

@@ -696,7 +696,7 @@ def test_a_manager_goes_on_after_one_of_its_commands_was_stopped(model: World) -
     thread.join(30)
     assert [error.message for error in errors] == ["it was stopped"]
     manager.update("acme/model")
-    manager._remote.transfer.limit.bytes_per_second = None
+    manager._parts.remote.transfer.limit.bytes_per_second = None
     manager.install("acme/model")
 
 

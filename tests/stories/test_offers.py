@@ -147,7 +147,7 @@ def test_an_index_that_was_tampered_with_offers_nothing(world: World, forged: by
 def test_a_repository_without_indexes_serves_as_before(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(world.repository), "_put_index", lambda *_: None)
+    monkeypatch.setattr(type(world.repository._files), "put_index", lambda *_: None)
     world.publish("acme/maps 1.0", {"maps.py": "x"})
     world.publish("globex/model 1.0", {"m.py": "x"})
     with world.online():
@@ -175,7 +175,7 @@ def test_an_index_that_cannot_be_had_is_no_reason_to_fail(world: World) -> None:
         pass
     assert by_name(manager)["acme/maps"].newest == parse_version("1.0")
     with pytest.raises(NotFoundError):
-        manager._trust.local().index("acme")
+        manager._parts.trust.local().index("acme")
 
 
 def test_digests_alone_make_no_offer(world: World) -> None:
@@ -197,7 +197,7 @@ def test_digests_alone_make_no_offer(world: World) -> None:
     current.write_text(f"{number} {digest}\n")
     other = world.manager()
     with pytest.raises(UntrustedError):
-        other._trust.local().index("acme")
+        other._parts.trust.local().index("acme")
     assert other.offers() == ()
 
 

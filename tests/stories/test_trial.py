@@ -31,6 +31,7 @@ from plugin_manager.errors import (
     StoreAccessError,
 )
 from plugin_manager.manager import Event, _trial
+from plugin_manager.manager._parts import Parts
 from plugin_manager.model import Digest, PluginName
 from plugin_manager.store import Attempt, Trials
 from tests.cli.test_client import Command
@@ -579,9 +580,10 @@ def test_what_another_process_did_while_it_waited_is_left_as_it_is(
 ) -> None:
     manager = upgraded(hosts)
     exhaust(manager)
-    healer, done = manager._healer, []
+    recovery, done = manager._recovery, []
+    healer = recovery._healer
 
-    def meanwhile() -> PluginManager:
+    def meanwhile() -> Parts:
         if not done:
             if other == "confirms":
                 assert hosts.world.manager().confirm("acme/maps")
@@ -590,7 +592,7 @@ def test_what_another_process_did_while_it_waited_is_left_as_it_is(
             done.append(len(manager.history()))
         return healer()
 
-    monkeypatch.setattr(manager, "_healer", meanwhile)
+    monkeypatch.setattr(recovery, "_healer", meanwhile)
     with manager.load("acme/maps") as plugin:
         assert str(plugin.version) == ("2.0" if other == "confirms" else "1.0")
     assert [len(manager.history())] == done
@@ -794,7 +796,7 @@ def test_a_system_store_is_not_rolled_back_and_its_failures_are_not_loaded(hosts
     exhaust(upgraded(hosts))
     before = snapshot(hosts.world.directory / "store")
     user = configured(hosts.world, "mine", system_store=hosts.world.directory / "store")
-    user._system = type(user._store)(hosts.world.directory / "store")
+    user._parts.system = type(user._store)(hosts.world.directory / "store")
     with pytest.raises(RefusedError, match="failed on trial") as caught:
         user.load("acme/maps")
     assert f"--store {hosts.world.directory / 'store'}" in caught.value.remedy
