@@ -53,8 +53,9 @@ def load(
 
     With `verify="all"` every file is hashed before this returns, on all processors; with
     "on-read" none is. In both modes what is read, imported or opened is hashed as it is read for
-    that very use; only paths that were not asked for by `LoadedPlugin.path` differ. In both modes
-    no directory of the release may be a link.
+    that very use; only paths that were not asked for by `LoadedPlugin.path` differ. No directory
+    of the release may be a link: all are looked at with "all", with "on-read" each at its first
+    use.
 
     Where `imported` is given, `importing()` is called before code of the release runs, or is
     handed out, in a thread that runs none; `imported(error)` when that raised, which is raised on;
