@@ -14,6 +14,13 @@ from plugin_manager.store._jobs import (
     state_of,
 )
 from plugin_manager.store._lease import Lease
+from plugin_manager.store._reading import (
+    copy_verified,
+    map_verified,
+    open_verified,
+    read_verified,
+    use_verified,
+)
 from plugin_manager.store._space import Kept, Resident, SpacePlan
 from plugin_manager.store._staging import Needed, Staging
 from plugin_manager.store._store import Store
@@ -21,15 +28,10 @@ from plugin_manager.store._trials import Attempt, Trials
 from plugin_manager.store._verify import (
     Damage,
     Fault,
-    copy_verified,
     directories_of,
     foreign_files,
-    map_verified,
     odd_directories,
-    open_verified,
-    read_verified,
     release_faults,
-    use_verified,
 )
 
 __all__ = [

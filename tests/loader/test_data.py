@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from plugin_manager.errors import CorruptError, NotFoundError
 from plugin_manager.loader import load
-from plugin_manager.store import _verify
+from plugin_manager.store._chunks import Chunks
 from tests.loader.releases import CHUNK_BYTES, make_release, with_bytecode
 
 LARGE = 20_000_000  # several pieces for several threads
@@ -63,7 +63,7 @@ def test_on_read_opens_no_file_before_it_is_used(tmp_path, large):
         return os_open(path, *arguments)
 
     os_open = os.open
-    with mock.patch.object(_verify.os, "open", opening):
+    with mock.patch.object(os, "open", opening):
         with load(manifest, place, verify="on-read") as plugin:
             assert opened == []
             plugin.import_module("demo")
@@ -276,7 +276,7 @@ def test_a_mapping_shows_what_is_written_later_and_a_copy_does_not(loading):
 
 
 def test_large_files_are_verified_also_where_the_page_cache_cannot_be_asked(loading, large):
-    with mock.patch.object(_verify, "_is_cached", return_value=False):
+    with mock.patch.object(Chunks, "are_cached", return_value=False):
         plugin = loading({"model.bin": large})
         damage(plugin.directory / "model.bin", LARGE // 3)
         with pytest.raises(CorruptError):

@@ -17,6 +17,8 @@ from plugin_manager.errors import CorruptError, StoreAccessError
 from plugin_manager.manifest import Manifest
 from plugin_manager.store import (
     Damage,
+    _chunks,
+    _threads,
     copy_verified,
     foreign_files,
     map_verified,
@@ -25,7 +27,6 @@ from plugin_manager.store import (
     release_faults,
     use_verified,
 )
-from plugin_manager.store import _verify as verify_module
 from plugin_manager.store._verify import damaged_chunks
 from tests.bundles import CHUNK_BYTES, make_bundle
 
@@ -110,7 +111,7 @@ def test_control_without_the_digests_a_changed_byte_would_pass(tree, monkeypatch
 
     content = FILES["pkg/__init__.py"].replace(b"1", b"2")
     (tree / "pkg/__init__.py").write_bytes(content)
-    monkeypatch.setattr(verify_module, "blake3", Blind)
+    monkeypatch.setattr(_chunks, "blake3", Blind)
     assert read(tree, "pkg/__init__.py") == content
 
 
@@ -215,13 +216,13 @@ def test_what_is_handed_out_is_what_was_hashed_even_if_the_file_changes_meanwhil
     tree, monkeypatch
 ):
     path, signed = tree / "model.bin", FILES["model.bin"]
-    real = verify_module.blake3
+    real = _chunks.blake3
 
     def racing(data: object) -> object:
         path.write_bytes(b"\0" * len(signed))  # after the read, before the judgement
         return real(data)
 
-    monkeypatch.setattr(verify_module, "blake3", racing)
+    monkeypatch.setattr(_chunks, "blake3", racing)
     assert read(tree, "model.bin") == signed
     assert path.read_bytes() != signed
 
@@ -286,7 +287,7 @@ def test_what_the_process_may_not_do_is_no_damage(tree, monkeypatch, reader, num
         return real(path, *arguments)
 
     real = os.open
-    monkeypatch.setattr(verify_module.os, "open", failing)
+    monkeypatch.setattr(os, "open", failing)
     with pytest.raises(expected, match=r"model\.bin"):
         reader(tree, "model.bin")
 
@@ -300,7 +301,7 @@ def test_a_file_that_another_may_read_is_not_damaged(tree, monkeypatch, mode, ex
     def refusing(path, *_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(verify_module.os, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(expected, match=r"model\.bin"):
         read(tree, "model.bin")
 
@@ -332,7 +333,7 @@ def cutting(path: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 os.truncate(path, 10)
         return status
 
-    monkeypatch.setattr(verify_module.os, "fstat", fstat)
+    monkeypatch.setattr(os, "fstat", fstat)
 
 
 def test_a_file_that_is_cut_off_before_it_is_mapped_is_damaged(tree, monkeypatch):
@@ -349,7 +350,7 @@ def test_a_large_file_that_is_cut_off_before_it_is_hashed_in_memory_is_damaged(t
     [file] = manifest.files
     with pytest.MonkeyPatch.context() as patch:
         # Whatever is in the page cache here: the judgement that it is, then it is cut off.
-        patch.setattr(verify_module, "_is_cached", lambda *_: True)
+        patch.setattr(_chunks.Chunks, "are_cached", lambda *_: True)
         assert release_faults(tmp_path, manifest, [file]) == []
         cutting(tmp_path / "large.bin", 2, patch)
         [fault] = release_faults(tmp_path, manifest, [file])
@@ -367,7 +368,7 @@ def test_where_threads_cannot_be_started_nothing_is_done_twice(monkeypatch):
         real(thread)
 
     real = threading.Thread.start
-    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(threading.Thread, "start", start)
     calls: list[int] = []
     busy = threading.Event()
@@ -378,7 +379,7 @@ def test_where_threads_cannot_be_started_nothing_is_done_twice(monkeypatch):
         calls.append(number)
         return number * number
 
-    threads = verify_module._Threads()
+    threads = _threads.Threads()
     results = [threads.submit(work, number) for number in range(4)]
     assert [result() for result in results[1:]] == [1, 4, 9]
     busy.set()
@@ -397,7 +398,7 @@ def test_a_call_that_failed_is_not_made_again():
         calls.append(number)
         raise ValueError("no")
 
-    once = verify_module._Once(partial(work, 1))
+    once = _threads.Once(partial(work, 1))
     for _ in range(3):
         with pytest.raises(ValueError, match="no"):
             once()
