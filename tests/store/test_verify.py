@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -356,6 +357,29 @@ def test_a_large_file_that_is_cut_off_before_it_is_hashed_in_memory_is_damaged(t
         [fault] = release_faults(tmp_path, manifest, [file])
     assert fault.damage == Damage.DAMAGED
     assert (tmp_path / "large.bin").stat().st_size == 10
+
+
+def test_a_large_file_that_is_cut_off_while_it_is_read_is_damaged(tmp_path):
+    content = bytes(3_000_000)  # what memory holds before anything was read into it
+    manifest = make_bundle("acme/maps 2.1", {"large.bin": content}).head.manifest
+    (tmp_path / "large.bin").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chunks.Chunks, "are_cached", lambda *_: False)
+        assert release_faults(tmp_path, manifest, manifest.files) == []
+        cutting(tmp_path / "large.bin", 2, patch)
+        [fault] = release_faults(tmp_path, manifest, manifest.files)
+    assert fault.damage == Damage.DAMAGED
+
+
+def test_what_is_not_in_memory_is_read_before_it_is_mapped(tree, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_chunks.Chunks, "check", failing)
+    for cached in (True, False):
+        monkeypatch.setattr(_chunks.Chunks, "are_cached", lambda *_, cached=cached: cached)
+        with nullcontext() if cached else pytest.raises(CorruptError, match=r"model\.bin"):
+            map_verified(tree, MANIFEST, MANIFEST.file("model.bin"))
 
 
 def test_where_threads_cannot_be_started_nothing_is_done_twice(monkeypatch):
