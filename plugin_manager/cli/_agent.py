@@ -16,7 +16,8 @@ import click
 from plugin_manager import agent as agents
 from plugin_manager import configuration
 from plugin_manager._values import agent_json, job_json
-from plugin_manager.cli._client import json_option, open_manager
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import json_option
 from plugin_manager.cli._output import Session, clean
 from plugin_manager.cli._source import file_of
 from plugin_manager.durable import read_regular, write_atomically

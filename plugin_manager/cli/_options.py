@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plugin_manager.manager import PluginManager
 
 __all__ = [
+    "GENERATIONS",
     "dry_run_option",
     "installed",
     "json_option",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+GENERATIONS = click.IntRange(0, 10**15 - 1)
 
 
 def _note(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:

@@ -10,7 +10,8 @@ from importlib import machinery
 
 import click
 
-from plugin_manager.cli._client import name_argument, open_manager
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import name_argument
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import NotFoundError, PluginManagerError
 from plugin_manager.loader import LoadedPlugin

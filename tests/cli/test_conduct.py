@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from plugin_manager.cli import cli
+from plugin_manager.cli._commands import cli
 from plugin_manager.cli._examples import EXAMPLES
 from tests.cli.test_client import Command
 from tests.world import World
