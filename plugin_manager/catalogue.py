@@ -15,8 +15,9 @@ import json
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import BlockedError, InvalidInputError
 from plugin_manager.manifest import TELL_PUBLISHER, parse_requires, requires_document

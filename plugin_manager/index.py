@@ -20,8 +20,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import CatalogueEntry, entry_document, parse_entry
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError

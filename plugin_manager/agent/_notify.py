@@ -21,8 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.model import PluginName, one_line, utc_text
 from plugin_manager.settings import Settings
 

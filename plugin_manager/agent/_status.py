@@ -6,8 +6,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.agent import _record
 from plugin_manager.agent._lock import holder
 

@@ -14,9 +14,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import click
-from attrs import frozen
 
 from plugin_manager import configuration
+from plugin_manager._attrs import frozen
 from plugin_manager.cli._opening import open_manager
 from plugin_manager.cli._options import json_option
 from plugin_manager.cli._output import Session

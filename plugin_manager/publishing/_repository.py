@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 from filelock import FileLock, Timeout
 from packaging.version import Version
 from tuf.api.exceptions import LengthOrHashMismatchError
@@ -29,6 +29,7 @@ from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an impl
 from plugin_manager import bundle
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager import index as index_format
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry, catalogue_path
 from plugin_manager.durable import disk_errors, move_into_place, write_atomically
 from plugin_manager.errors import (
