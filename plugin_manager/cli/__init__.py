@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 __all__ = ["main"]
 
@@ -16,5 +17,7 @@ def main() -> None:
         from plugin_manager.cli._commands import run  # noqa: PLC0415 - as above
 
         run()
+    except KeyboardInterrupt:  # before there was anything to resume
+        sys.exit(130)
     finally:
         gc.freeze()  # nor once more on the way out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +12,8 @@ import click
 
 from plugin_manager import __version__
 from plugin_manager.cli._examples import EXAMPLES
-from plugin_manager.cli._options import json_option
+from plugin_manager.cli._options import Group, in_short, json_option, noted
+from plugin_manager.cli._output import AS_JSON, UnreadError
 from plugin_manager.errors import PluginManagerError
 
 __all__ = ["cli", "run"]
@@ -45,7 +46,7 @@ _SECTIONS: dict[str, dict[str, str]] = {
 _HOMES = {name: home for names in _SECTIONS.values() for name, home in names.items()}
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """A group that imports a command's module only when that command is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -83,26 +84,13 @@ class _Commands(click.Group):
         for title, names in _SECTIONS.items():
             found = {name: self.get_command(ctx, name) for name in names}
             rows = [
-                (name.ljust(longest), _in_short(command, formatter.width - longest - 6))
+                (name.ljust(longest), in_short(command, formatter.width - longest - 6))
                 for name, command in found.items()
                 if command
             ]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
-
-
-def _in_short(command: click.Command, room: int) -> str:
-    """What `command` does, ending where a part of the sentence ends."""
-    text = " ".join((command.help or "").partition("\n\n")[0].split())
-    if len(text) > room:
-        text = re.sub(r" \([^)]*\)", "", text)
-    while len(text) > room:
-        cut = max(text.rfind(mark, 0, room) for mark in (";", ":", ",", "."))
-        if cut <= 0:
-            return command.get_short_help_str(room)
-        text = text[:cut]
-    return text.rstrip(".")
 
 
 def _add_examples(command: click.Command, name: str) -> None:
@@ -140,30 +128,35 @@ def cli(**_: object) -> None:
 
 def run() -> None:
     """Run the command; ends the process with a documented exit code."""
-    as_json = "--json" in sys.argv[1:]
     try:
         code = cli.main(prog_name="pluginctl", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except PluginManagerError as error:
-        from plugin_manager.cli._output import Session, exit_code  # noqa: PLC0415 - errors are rare
+        from plugin_manager.cli._output import (  # noqa: PLC0415 - errors are rare
+            OutputError,
+            Session,
+            exit_code,
+        )
 
-        Session(as_json=as_json).error(error)
+        unwritten = isinstance(error, OutputError)  # and then neither would this be, as JSON
+        Session(as_json=AS_JSON in noted and not unwritten).error(error)
         sys.exit(exit_code(error))
     except click.ClickException as error:
-        if as_json:
+        if AS_JSON in noted or "--json" in sys.argv[1:]:
             _print_error("usage", error.exit_code, error.format_message())
         else:
             error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         message = f"interrupted; {_how_to_resume(error) or 'run the command again to go on'}"
-        if as_json:
+        if AS_JSON in noted:
             _print_error("interrupted", 130, message)
         click.echo(f"pluginctl: {message}", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # or Python complains once more at exit
-        sys.exit(141)
+    except UnreadError:
+        # What is left to be written is written nowhere, or Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as of whoever is ended by the signal for that
 
 
 def _how_to_resume(error: BaseException | None) -> str:

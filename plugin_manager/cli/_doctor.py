@@ -374,7 +374,9 @@ def _plugins(manager: PluginManager) -> Iterator[Finding]:
 def _python(manager: PluginManager) -> Iterator[Finding]:
     host = manager.host
     version = host.version or "unknown (releases that ask for one do not fit)"
-    text = f"Python {host.python}, wheels for {host.tags[0]}, host's version {version}"
+    from packaging.tags import sys_tags  # noqa: PLC0415 - one; all that the host has are a thousand
+
+    text = f"Python {host.python}, wheels for {next(sys_tags())}, host's version {version}"
     yield Finding("python", "good", text)
 
 
