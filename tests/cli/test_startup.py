@@ -80,3 +80,20 @@ def test_control_what_goes_online_imports_the_network(pluginctl: Command) -> Non
     with pluginctl.world.online() as address:
         found = imported(pluginctl, "--repository", address, "update")
     assert {"requests", "tuf", "zstandard"} <= found
+
+
+@pytest.mark.parametrize(("command", "at_once"), [("list", True), ("pin acme/maps", False)])
+def test_only_who_looks_ends_without_taking_everything_apart(
+    pluginctl: Command, command: str, at_once: bool
+) -> None:
+    python = pluginctl.arguments()[0]
+    code = (
+        "import atexit; atexit.register(print, 'the end')\n"
+        "from plugin_manager.cli import main; main()"
+    )
+    done = subprocess.run(
+        [python, "-c", code, *command.split()], env=pluginctl.environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert "acme/maps" in done.stdout
+    assert ("the end" not in done.stdout) == at_once
