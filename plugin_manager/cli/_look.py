@@ -85,6 +85,8 @@ def show(name: str, with_manifest: bool, as_json: bool) -> None:
             # An update brings the catalogues of what is known here; of others there is the index.
             if any(offer.plugin == plugin for offer in manager.offers()):
                 error.remedy = f"'pluginctl info {plugin}' tells what is known of it."
+            else:  # one without its name would be in vain
+                error.remedy = f"Run 'pluginctl update {plugin}', or check its name."
             raise
         active = value["active"]
         if with_manifest and not active:
