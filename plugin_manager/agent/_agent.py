@@ -45,6 +45,7 @@ from plugin_manager.store import Active
 __all__ = ["Agent"]
 
 _LOOK_SECONDS = 0.5
+_IDLE_LOOK_SECONDS = 1.0  # of what an idle agent takes, waking up is most
 _SLEEP_SECONDS = 0.05  # shorter ones cost more than they pace
 _KEEP_SECONDS = 5.0
 _LEAST_URGENT = 8
@@ -163,7 +164,8 @@ class Agent:
     def _attend(self, lock: AgentLock, stop: threading.Event) -> None:
         idle_since = time.monotonic()
         idle_exit = self._policy.idle_exit_seconds
-        while not stop.wait(_LOOK_SECONDS):
+        busy = True
+        while not stop.wait(_LOOK_SECONDS if busy else _IDLE_LOOK_SECONDS):
             if not lock.intact:
                 _log.warning("%s is gone, or another's", self._store)
                 return
@@ -277,9 +279,11 @@ class Agent:
     def _look_after(self) -> None:
         _be_nice()
         with suppress(_StoppedError):
-            while not self._stopping.wait(_LOOK_SECONDS):
+            sleep_seconds = _LOOK_SECONDS
+            while not self._stopping.wait(sleep_seconds):
                 if due := self._due():
                     self._do(due[0].task)
+                sleep_seconds = _LOOK_SECONDS if due else _IDLE_LOOK_SECONDS
 
     def _do(self, task: Task) -> None:
         acts = {
