@@ -14,9 +14,10 @@ import struct
 from functools import cached_property
 
 import zstandard
-from attrs import define, frozen
+from attrs import define
 
 from plugin_manager import manifest as manifest_format
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.manifest import MAX_FRAME_BYTES, TELL_PUBLISHER, Manifest

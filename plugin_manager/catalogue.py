@@ -15,8 +15,9 @@ import json
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import BlockedError, InvalidInputError
 from plugin_manager.manifest import TELL_PUBLISHER, parse_requires, requires_document
@@ -41,7 +42,7 @@ __all__ = [
     "catalogue_path",
     "entry_document",
     "parse",
-    "parse_entry",
+    "parse_entries",
     "render",
 ]
 
@@ -136,36 +137,27 @@ def entry_document(entry: CatalogueEntry) -> dict[str, object]:
 
 def parse(data: bytes, where: str = "catalogue.json") -> Catalogue:
     """The catalogue in `data`; raises InvalidInputError naming `where` and every fault's place."""
-    if len(data) > MAX_CATALOGUE_BYTES:
-        raise InvalidInputError(
-            f"{where}: is larger than {MAX_CATALOGUE_BYTES} bytes",
-            where=where,
-            remedy=TELL_PUBLISHER,
-        )
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            f"{where}: is not JSON ({error})", where=where, remedy=TELL_PUBLISHER
-        ) from error
-    document = Document(value)
+    document = Document.of_json(data, where, most_bytes=MAX_CATALOGUE_BYTES, remedy=TELL_PUBLISHER)
     document.check_format(FORMAT, where, remedy=TELL_PUBLISHER)
     plugin = document.parsed("plugin", PluginName.parse)
     summary = document.text("summary", "")
-    found = [parse_entry(item, plugin) for item in document.tables("releases")]
-    entries = sorted(
-        (entry for entry in found if entry is not None), key=lambda entry: entry.release
-    )
+    entries = parse_entries(document, plugin)
+    document.finish(where, remedy=TELL_PUBLISHER)
+    assert plugin is not None  # or finish had raised
+    return Catalogue(plugin, summary, entries)
+
+
+def parse_entries(document: Document, plugin: PluginName | None) -> tuple[CatalogueEntry, ...]:
+    """The `releases` of `plugin` in `document`, sorted, but for those with a fault."""
+    found = [_entry(item, plugin) for item in document.tables("releases")]
+    entries = sorted(filter(None, found), key=lambda entry: entry.release)
     for one, other in pairwise(entries):
         if one.release == other.release:
             document.fault("releases", f"{one.release} is listed twice")
-    document.finish(where, remedy=TELL_PUBLISHER)
-    assert plugin is not None  # or finish had raised
-    return Catalogue(plugin, summary, tuple(entries))
+    return tuple(entries)
 
 
-def parse_entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | None:
-    """The release of `plugin` that `document` describes; None where it has a fault."""
+def _entry(document: Document, plugin: PluginName | None) -> CatalogueEntry | None:
     version = document.parsed("version", parse_version)
     platform = document.parsed("platform", Platform.parse, ANY)
     requirements, needs = parse_requires(document.table("requires"))

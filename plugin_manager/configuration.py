@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, field
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import disk_errors, write_atomically
 from plugin_manager.errors import InvalidInputError, PluginManagerError, RefusedError
 from plugin_manager.model import parse_version

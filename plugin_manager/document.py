@@ -6,8 +6,9 @@ Each accessor returns a usable value even where it found a fault, so that one pa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from plugin_manager.errors import InvalidInputError
 
@@ -43,6 +44,23 @@ class Document:
         if not path.isprintable() or len(path) > MAX_SHOWN_PLACE:  # keys are anybody's text
             path = ascii(path[:MAX_SHOWN_PLACE])
         self.faults.append(f"{path}: {what}" if path else what)
+
+    @classmethod
+    def of_json(cls, data: bytes, where: str, *, most_bytes: int, remedy: str = "") -> Self:
+        """The document in `data`, JSON; raises InvalidInputError where that is none, or too long.
+
+        What is too long is not even read.
+        """
+        if len(data) > most_bytes:
+            raise InvalidInputError(
+                f"{where}: is larger than {most_bytes} bytes", where=where, remedy=remedy
+            )
+        try:
+            return cls(json.loads(data.decode("utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(
+                f"{where}: is not JSON ({error})", where=where, remedy=remedy
+            ) from error
 
     def _get(self, key: str, kind: type[T], word: str, default: T | None) -> T | None:
         self._known.add(key)

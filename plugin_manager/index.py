@@ -20,9 +20,8 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from attrs import frozen
-
-from plugin_manager.catalogue import CatalogueEntry, entry_document, parse_entry
+from plugin_manager._attrs import frozen
+from plugin_manager.catalogue import CatalogueEntry, entry_document, parse_entries
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.manifest import TELL_PUBLISHER, About
@@ -147,17 +146,7 @@ def _line(listed: Listed, shown: Sequence[CatalogueEntry], detail: _Detail) -> b
 
 def parse(data: bytes, where: str = "plugins.json") -> Index:
     """The index in `data`; raises InvalidInputError naming `where` and every fault's place."""
-    if len(data) > MAX_INDEX_BYTES:
-        raise InvalidInputError(
-            f"{where}: is larger than {MAX_INDEX_BYTES} bytes", where=where, remedy=TELL_PUBLISHER
-        )
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            f"{where}: is not JSON ({error})", where=where, remedy=TELL_PUBLISHER
-        ) from error
-    document = Document(value)
+    document = Document.of_json(data, where, most_bytes=MAX_INDEX_BYTES, remedy=TELL_PUBLISHER)
     document.check_format(FORMAT, where, remedy=TELL_PUBLISHER)
     publisher = document.parsed("publisher", lambda text: PluginName.parse_part(text, "publisher"))
     shortened, left_out = (
@@ -195,21 +184,9 @@ def _listed(document: Document, publisher: str | None) -> Listed | None:
     name = document.parsed("name", lambda text: PluginName.parse_part(text, "plugin"))
     plugin = PluginName(publisher, name) if publisher and name else None
     about = document.table("about")
-    entries = [parse_entry(item, plugin) for item in document.tables("releases")]
+    entries = parse_entries(document, plugin)
     older = document.integer("older", 0)
     if plugin is None:
         return None
     described = About(**{key: about.text(key, "") for key in _ABOUT})
-    return Listed(plugin, described, _in_order(document, entries), older)
-
-
-def _in_order(
-    document: Document, found: Sequence[CatalogueEntry | None]
-) -> tuple[CatalogueEntry, ...]:
-    entries = sorted(
-        (entry for entry in found if entry is not None), key=lambda entry: entry.release
-    )
-    for one, other in pairwise(entries):
-        if one.release == other.release:
-            document.fault("releases", f"{one.release} is listed twice")
-    return tuple(entries)
+    return Listed(plugin, described, entries, older)

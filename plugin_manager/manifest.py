@@ -30,8 +30,9 @@ from operator import add, le, sub
 from typing import Any, NamedTuple
 
 import msgpack
-from attrs import define, field, frozen
+from attrs import define, field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, NotFoundError
 from plugin_manager.model import (

@@ -15,9 +15,10 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Self
 
-from attrs import field, frozen
+from attrs import field
 from packaging.version import InvalidVersion, Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import field
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError
 
 __all__ = [

@@ -26,7 +26,7 @@ LEVELS = [
     {"bundle", "catalogue"},
     {"manifest"},
     {"model", "document", "durable"},
-    {"errors"},
+    {"errors", "_attrs"},
 ]
 LEVEL = {part: index for index, row in enumerate(LEVELS) for part in row}
 # Beyond the rows: only the publisher's commands know publishing; documents hold plain values.

@@ -133,17 +133,40 @@ def screen(said: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def main() -> None:
-    """Print the session into docs/terminal-session.md."""
+def printed() -> str:
+    """What the session prints, as a document without its head."""
     with tempfile.TemporaryDirectory(prefix="app-") as directory:
         session = Session(Path(directory))
         play(session)
+    return "".join(session.text)
+
+
+def alike(document: str) -> list[str]:
+    """The lines of a session without what differs from one run, or machine, to the next."""
+    lines = [""]
+    for line in document.splitlines():
+        if re.match(r"(good|note|WARNING|PROBLEM) +(disk|inodes|proxies|python) ", line):
+            continue
+        if re.search(r"[\u2500-\u259f]|\d%.* of |running|^(doing|last \w+) ", line):
+            continue  # how far it was when somebody looked
+        plain = re.sub(r"/\S*/app-\w+", "/app", line)
+        plain = re.sub(r"\b[0-9a-f]{8}\b|\d[\d.:TZ-]*", "0", plain)
+        plain = re.sub(r"\b0 ?([kMGT]?B|s|minutes?|hours?)\b", "0", plain)
+        plain = " ".join(plain.split())
+        if plain != lines[-1]:
+            lines.append(plain)
+    return lines[1:]
+
+
+def main() -> None:
+    """Print the session into docs/terminal-session.md."""
+    text = printed()
     date = time.strftime("%Y-%m-%d", time.gmtime())
     head = (
         "# A terminal session\n\nWhat `make terminal-session` printed, command by command, on "
         f"{date}; where progress was painted over and\nover, its last painting is shown.\n"
     )
-    OUTPUT.write_text(head + "".join(session.text))
+    OUTPUT.write_text(head + text)
     print(f"written: {OUTPUT}")
 
 

@@ -16,10 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from plugin_manager._connection import is_metered
 from plugin_manager.agent import _record
@@ -43,9 +42,10 @@ from plugin_manager.model import Digest, PluginName, PluginRequirement
 from plugin_manager.settings import AgentPolicy
 from plugin_manager.store import Active
 
-__all__ = ["Agent", "AgentStatus", "status"]
+__all__ = ["Agent"]
 
 _LOOK_SECONDS = 0.5
+_IDLE_LOOK_SECONDS = 1.0  # of what an idle agent takes, waking up is most
 _SLEEP_SECONDS = 0.05  # shorter ones cost more than they pace
 _KEEP_SECONDS = 5.0
 _LEAST_URGENT = 8
@@ -56,41 +56,6 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _BUSY = {JobState.QUEUED, JobState.RUNNING, JobState.WAITING}
 
 _log = logging.getLogger("plugin_manager")
-
-
-@frozen
-class AgentStatus:
-    """How the agent of a store is doing.
-
-    `pid` is None where it does not run, or in another container; `embedded`: it is a thread of a
-    host. `doing` is "" where it waits. `last_update`, `last_scrub` are when these were last done
-    to the end; `scrub_findings` what the last scrub (or that under way) found, in sentences. All
-    but `running`, `pid` and `embedded` is what the agent noted, and anybody could have.
-    """
-
-    running: bool
-    pid: int | None = None
-    embedded: bool = False
-    since: datetime | None = None
-    doing: str = ""
-    last_update: datetime | None = None
-    last_scrub: datetime | None = None
-    scrub_findings: tuple[str, ...] = ()
-
-
-def status(store: str | os.PathLike[str]) -> AgentStatus:
-    """How the agent of the store in the directory `store` is doing; for any process."""
-    found, record = holder(Path(store)), _record.read(Path(store))
-    return AgentStatus(
-        running=found.running,
-        pid=found.pid,
-        embedded=found.running and not found.stoppable,
-        since=record.since if found.running else None,
-        doing=record.doing if found.running else "",
-        last_update=record.updated,
-        last_scrub=record.scrubbed,
-        scrub_findings=record.findings,
-    )
 
 
 class _StoppedError(Exception):
@@ -199,7 +164,8 @@ class Agent:
     def _attend(self, lock: AgentLock, stop: threading.Event) -> None:
         idle_since = time.monotonic()
         idle_exit = self._policy.idle_exit_seconds
-        while not stop.wait(_LOOK_SECONDS):
+        busy = True
+        while not stop.wait(_LOOK_SECONDS if busy else _IDLE_LOOK_SECONDS):
             if not lock.intact:
                 _log.warning("%s is gone, or another's", self._store)
                 return
@@ -313,9 +279,11 @@ class Agent:
     def _look_after(self) -> None:
         _be_nice()
         with suppress(_StoppedError):
-            while not self._stopping.wait(_LOOK_SECONDS):
+            sleep_seconds = _LOOK_SECONDS
+            while not self._stopping.wait(sleep_seconds):
                 if due := self._due():
                     self._do(due[0].task)
+                sleep_seconds = _LOOK_SECONDS if due else _IDLE_LOOK_SECONDS
 
     def _do(self, task: Task) -> None:
         acts = {

@@ -21,8 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import keep_to_writers, make_directories, make_real_directories
 
 if sys.platform != "win32":

@@ -21,8 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.model import PluginName, one_line, utc_text
 from plugin_manager.settings import Settings
 
@@ -33,7 +34,7 @@ __all__ = ["Notice", "Notifier"]
 
 _MOST_WAITING = 50
 _TIMEOUT_SECONDS = 15.0
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _LONGEST_TEXT = 500
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?#]*)[?#]?\S*")
 
@@ -138,8 +139,26 @@ def _json(notice: Notice) -> bytes:
     return json.dumps(notice.render()).encode()
 
 
+# A program goes on when its agent is killed, and nobody would be left to end it. Its shell is told
+# so by its standard input, whose other end closes with the agent, and then ends the whole group.
+_GUARD = """
+exec 3<&0
+IFS= read -r notice
+printf %s "$notice" | "$@" 3<&- &
+program=$!
+{ read -r _ <&3; kill -KILL 0; } &
+guard=$!
+exec 3<&-
+wait "$program"
+status=$?
+kill -KILL "$guard"
+exit "$status"
+"""
+_SHELL = "/bin/sh"
+
+
 class _Programs:
-    """Programs that are run for notices, until `end`."""
+    """Programs that are run for notices, until `end`, and for no longer than this process lives."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -147,14 +166,18 @@ class _Programs:
         self._ended = False
 
     def run(self, command: Sequence[str], data: bytes) -> None:
-        """Give `data` to a program; end it, and what it began, where it takes too long."""
+        """Give a line of `data` to a program; end it, and what it began, if it takes too long."""
         import subprocess  # noqa: PLC0415 - most agents need none
 
+        if not shutil.which(command[0]):
+            raise FileNotFoundError(command[0])
+        # Not on Windows: there it outlives an agent that is killed.
+        guarded = Path(_SHELL).exists()
         with self._guard:
             if self._ended:
                 raise OSError("the agent ends")
-            process = subprocess.Popen(  # noqa: S603 - as the settings say, and without a shell
-                command,
+            process = subprocess.Popen(  # noqa: S603 - as the settings say; no shell reads that
+                [_SHELL, "-c", _GUARD, _SHELL, *command] if guarded else command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -163,7 +186,13 @@ class _Programs:
             self._running.add(process)
         with process:
             try:
-                process.communicate(data, _TIMEOUT_SECONDS)
+                if guarded:
+                    assert process.stdin
+                    process.stdin.write(data + b"\n")
+                    process.stdin.flush()
+                    process.wait(_TIMEOUT_SECONDS)
+                else:
+                    process.communicate(data, _TIMEOUT_SECONDS)
             except BaseException:
                 _kill(process)
                 raise

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from attrs import Factory, frozen
+from attrs import Factory
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.durable import TEMPORARY_PREFIX, read_regular, write_atomically
 from plugin_manager.errors import CorruptError, InvalidInputError

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.agent._record import Record
 from plugin_manager.settings import AgentPolicy
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError
 
 # Asking how an agent is doing does without what only files for service managers take.

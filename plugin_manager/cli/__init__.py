@@ -3,190 +3,21 @@
 from __future__ import annotations
 
 import gc
-import json
-import re
 import sys
-from importlib import import_module
-from importlib.util import find_spec
-
-import click
-
-from plugin_manager import __version__
-from plugin_manager.cli._examples import EXAMPLES
-from plugin_manager.cli._options import json_option
-from plugin_manager.errors import PluginManagerError
 
 __all__ = ["main"]
-
-# Whose commands they are, and the module of each.
-_SECTIONS: dict[str, dict[str, str]] = {
-    "To have plugins": {
-        **dict.fromkeys(
-            ("install", "update", "upgrade", "uninstall", "rollback", "hold", "unhold", "confirm"),
-            "_client",
-        ),
-        "run": "_run",
-    },
-    "To look around": {
-        **dict.fromkeys(("list", "show", "path", "history"), "_client"),
-        **dict.fromkeys(("search", "info", "outdated"), "_look"),
-    },
-    "To fetch in the background": {
-        **dict.fromkeys(("jobs", "watch", "pause", "resume", "cancel"), "_jobs"),
-        "agent": "_agent",
-        "dashboard": "_dashboard",
-    },
-    "To make room": dict.fromkeys(("storage", "pin", "unpin", "evict", "delete", "gc"), "_space"),
-    "To find out what is wrong": {
-        "doctor": "_doctor",
-        **dict.fromkeys(("verify", "repair"), "_client"),
-    },
-    "To set up": dict.fromkeys(("config", "completion"), "_setup"),
-    "To publish": {"repo": "_repo"},
-}
-_HOMES = {name: home for names in _SECTIONS.values() for name, home in names.items()}
-
-
-class _Commands(click.Group):
-    """A group that imports a command's module only when that command is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in _HOMES if self.get_command(ctx, name)]
-
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        cmd_name: str,
-    ) -> click.Command | None:
-        home = _HOMES.get(cmd_name)
-        if not home or not find_spec(f"plugin_manager.cli.{home}"):
-            return None
-        module = import_module(f"plugin_manager.cli.{home}")
-        commands: list[click.Command] = [module.repo] if home == "_repo" else module.COMMANDS
-        found = next((command for command in commands if command.name == cmd_name), None)
-        if found:
-            _add_examples(found, cmd_name)
-        return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if self.get_command(ctx, name) is None and not ctx.resilient_parsing:
-            from difflib import get_close_matches  # noqa: PLC0415 - only for who mistypes
-
-            near = get_close_matches(name, self.list_commands(ctx), n=3)
-            meant = f" Did you mean {' or '.join(near)}?" if near else ""
-            ctx.fail(f"No such command {name!r}.{meant}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        longest = max(map(len, _HOMES))
-        for title, names in _SECTIONS.items():
-            found = {name: self.get_command(ctx, name) for name in names}
-            rows = [
-                (name.ljust(longest), _in_short(command, formatter.width - longest - 6))
-                for name, command in found.items()
-                if command
-            ]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
-
-
-def _in_short(command: click.Command, room: int) -> str:
-    """What `command` does, ending where a part of the sentence ends."""
-    text = " ".join((command.help or "").partition("\n\n")[0].split())
-    if len(text) > room:
-        text = re.sub(r" \([^)]*\)", "", text)
-    while len(text) > room:
-        cut = max(text.rfind(mark, 0, room) for mark in (";", ":", ",", "."))
-        if cut <= 0:
-            return command.get_short_help_str(room)
-        text = text[:cut]
-    return text.rstrip(".")
-
-
-def _add_examples(command: click.Command, name: str) -> None:
-    """Have the help of `command`, and of those below it, end with examples."""
-    if examples := EXAMPLES.get(name):
-        lines = "".join(f"\n  pluginctl {example}" for example in examples)
-        command.epilog = f"\b\nExamples:{lines}"
-    if isinstance(command, click.Group):
-        for below, other in command.commands.items():
-            _add_examples(other, f"{name} {below}")
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--store", metavar="DIR", help="Directory of the store. [PLUGINCTL_STORE]")
-@click.option("--repository", metavar="URL", help="Repository's address. [PLUGINCTL_REPOSITORY]")
-@click.option("--root", metavar="FILE", help="Pinned root metadata. [PLUGINCTL_ROOT]")
-@click.option("--host-version", metavar="VERSION", help="Host's version. [PLUGINCTL_HOST_VERSION]")
-@click.option("--lock-timeout", type=float, metavar="SECONDS", help="[PLUGINCTL_LOCK_TIMEOUT]")
-@click.option("--max-store", metavar="SIZE", help="Budget, such as 20GB. [PLUGINCTL_MAX_STORE]")
-@click.option(
-    "--max-rate", metavar="RATE", help="Bytes a second, such as 5MB. [PLUGINCTL_MAX_RATE]"
-)
-@click.option("--system-store", metavar="DIR", help="Searched second. [PLUGINCTL_SYSTEM_STORE]")
-@click.option("--config", metavar="FILE", help="Settings in a file. [PLUGINCTL_CONFIG]")
-@json_option
-@click.version_option(__version__, prog_name="pluginctl")
-def cli(**_: object) -> None:
-    """Signed plugins and model files: install, verify at every load, roll back.
-
-    'pluginctl COMMAND --help' shows each command's options, with examples. 'pluginctl config'
-    shows the settings and where each comes from. Exit codes: 0 good, 2 wrong usage, 3 and above as
-    docs/operating.md lists them.
-    """
 
 
 def main() -> None:
     """Run the command; ends the process with a documented exit code."""
     # A command is short, and most of what it makes stays alive to its end: looking through it for
-    # garbage again and again takes a third of the time.
+    # garbage again and again takes a third of the time. From before anything else is imported.
     gc.set_threshold(100_000, 50, 100)
     try:
-        _run()
+        from plugin_manager.cli._commands import run  # noqa: PLC0415 - as above
+
+        run()
+    except KeyboardInterrupt:  # before there was anything to resume
+        sys.exit(130)
     finally:
         gc.freeze()  # nor once more on the way out
-
-
-def _run() -> None:
-    as_json = "--json" in sys.argv[1:]
-    try:
-        code = cli.main(prog_name="pluginctl", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except PluginManagerError as error:
-        from plugin_manager.cli._output import Session, exit_code  # noqa: PLC0415 - errors are rare
-
-        Session(as_json=as_json).error(error)
-        sys.exit(exit_code(error))
-    except click.ClickException as error:
-        if as_json:
-            _print_error("usage", error.exit_code, error.format_message())
-        else:
-            error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort) as error:
-        message = f"interrupted; {_how_to_resume(error) or 'run the command again to go on'}"
-        if as_json:
-            _print_error("interrupted", 130, message)
-        click.echo(f"pluginctl: {message}", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # or Python complains once more at exit
-        sys.exit(141)
-
-
-def _how_to_resume(error: BaseException | None) -> str:
-    """What was noted where there is something to resume."""
-    while error is not None:
-        if notes := getattr(error, "__notes__", ()):
-            return str(notes[0])
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-def _print_error(family: str, code: int, message: str) -> None:
-    value = {"family": family, "exit_code": code, "message": message, "remedy": "See --help."}
-    click.echo(json.dumps({"error": value}, indent=1))

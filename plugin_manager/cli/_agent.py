@@ -16,7 +16,8 @@ import click
 from plugin_manager import agent as agents
 from plugin_manager import configuration
 from plugin_manager._values import agent_json, job_json
-from plugin_manager.cli._client import json_option, open_manager
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import Group, json_option
 from plugin_manager.cli._output import Session, clean
 from plugin_manager.cli._source import file_of
 from plugin_manager.durable import read_regular, write_atomically
@@ -42,7 +43,7 @@ _MOST_SERVICE_BYTES = 1_000_000
 _SECRETS = {"PLUGINCTL_AGENT_WEBHOOK", "PLUGINCTL_AGENT_COMMAND"}
 
 
-@click.group("agent")
+@click.group("agent", cls=Group)
 def agent() -> None:
     """Go on with downloads, and look after what is installed, while no application runs."""
 

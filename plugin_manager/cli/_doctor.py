@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +14,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import click
-from attrs import frozen
 
 from plugin_manager import configuration
-from plugin_manager.cli._client import open_manager
+from plugin_manager._attrs import frozen
+from plugin_manager.cli._opening import open_manager
 from plugin_manager.cli._options import json_option
 from plugin_manager.cli._output import Session
 from plugin_manager.cli._source import file_of, flags_of
@@ -222,19 +223,14 @@ def _lock(manager: PluginManager) -> Iterator[Finding]:
     store = manager.settings.store
     if not (store / "lock").exists():
         return
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only here
-
     holder = store / "lock-holder"
-    try:
-        with FileLock(store / "lock", timeout=0, mode=0o600):
-            if holder.exists():
-                text = (
-                    "a process died while it wrote; its lock is free, and nothing is left half done"
-                )
-                yield Finding("lock", "note", text)
-            else:
-                yield Finding("lock", "good", "nobody is writing")
-    except Timeout:
+    if not _is_held(store / "lock"):
+        if holder.exists():
+            text = "a process died while it wrote; its lock is free, and nothing is left half done"
+            yield Finding("lock", "note", text)
+        else:
+            yield Finding("lock", "good", "nobody is writing")
+    else:
         age = ""
         try:
             age = f", for {time.time() - holder.stat().st_mtime:.0f} s"
@@ -245,6 +241,28 @@ def _lock(manager: PluginManager) -> Iterator[Finding]:
             "lock", "warning", f"another process is writing{age}: {who or 'it does not say who'}",
             "Wait for it; where it hangs, end it: the kernel frees its lock.",
         )  # fmt: skip
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether another process has the writer's lock; raises OSError where that cannot be told."""
+    if sys.platform == "win32":
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - as long as half of this command
+
+        try:
+            with FileLock(lock, timeout=0, mode=0o600):
+                return False
+        except Timeout:
+            return True
+    import fcntl  # noqa: PLC0415 - not everywhere
+
+    descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _clock(manager: PluginManager) -> Iterator[Finding]:
@@ -356,7 +374,9 @@ def _plugins(manager: PluginManager) -> Iterator[Finding]:
 def _python(manager: PluginManager) -> Iterator[Finding]:
     host = manager.host
     version = host.version or "unknown (releases that ask for one do not fit)"
-    text = f"Python {host.python}, wheels for {host.tags[0]}, host's version {version}"
+    from packaging.tags import sys_tags  # noqa: PLC0415 - one; all that the host has are a thousand
+
+    text = f"Python {host.python}, wheels for {next(sys_tags())}, host's version {version}"
     yield Finding("python", "good", text)
 
 

@@ -8,7 +8,8 @@ import click
 
 from plugin_manager._values import job_json
 from plugin_manager.cli import _output
-from plugin_manager.cli._client import change, open_manager
+from plugin_manager.cli._change import change
+from plugin_manager.cli._opening import open_manager
 from plugin_manager.cli._options import json_option, known_jobs
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import RefusedError

@@ -1,21 +1,199 @@
-"""The operator's commands for what there is to have: search, info, outdated. Offline."""
+"""The operator's commands that only look: at what is installed, and what there is to have.
+
+Offline; they import as little as that takes, for they are what scripts run most.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from plugin_manager._values import offer_json
-from plugin_manager.cli._client import open_manager
-from plugin_manager.cli._options import json_option, offered_argument
-from plugin_manager.cli._output import Session, marked
-from plugin_manager.manager import Offer, Offered
-from plugin_manager.model import one_line, size_text
+from plugin_manager._values import (
+    active_json,
+    history_json,
+    list_json,
+    offer_json,
+    record_json,
+    show_json,
+)
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import GENERATIONS, json_option, name_argument, offered_argument
+from plugin_manager.cli._output import Session, change_text, marked, shortened
+from plugin_manager.errors import NotFoundError
+from plugin_manager.model import PluginName, one_line, size_text, utc_text
+
+if TYPE_CHECKING:
+    from plugin_manager.manager import Offer, Offered
+    from plugin_manager.manifest import File, Manifest
+    from plugin_manager.store import Generation
 
 __all__ = ["COMMANDS"]
 
 _MOST_RELEASES = 10
 
 update_option = click.option("--update", is_flag=True, help="First bring fresh signed metadata.")
+
+
+@click.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the active plugins, those of the system store too."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        listed = list_json(manager)
+    session.result(listed)
+    if listed:
+        session.say(*map(_line, listed))
+    else:
+        session.say("No plugin is installed. 'pluginctl install NAME' installs one.")
+
+
+def _line(listed: Mapping[str, Any]) -> str:
+    platform = "" if listed["platform"] == "any" else f" ({listed['platform']})"
+    marks = {
+        **_marks(listed),
+        "not on this disk": listed.get("on_disk") is False,
+        "system": listed.get("system"),
+    }
+    return f"{listed['plugin']} {listed['version']}{platform}  {marked(marks)}".rstrip()
+
+
+def _marks(active: Mapping[str, Any]) -> dict[str, object]:
+    trial, passed_over = active.get("trial"), active["passed_over"]
+    return {
+        "held": active["held"],
+        "pinned": active["pinned"],
+        f"on trial ({trial['attempts']} of {trial['of']})" if trial else "": trial,
+        f"passes over {', '.join(passed_over)}": passed_over,
+    }
+
+
+@click.command()
+@name_argument
+@click.option("--manifest", "with_manifest", is_flag=True, help="List every file and chunk.")
+@json_option
+def show(name: str, with_manifest: bool, as_json: bool) -> None:
+    """Show a plugin: what it is, its releases, what is active, what it needs."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        plugin = PluginName.parse(name)
+        try:
+            value = show_json(manager, name)
+        except NotFoundError as error:
+            # An update brings the catalogues of what is known here; of others there is the index.
+            if any(offer.plugin == plugin for offer in manager.offers()):
+                error.remedy = f"'pluginctl info {plugin}' tells what is known of it."
+            else:  # one without its name would be in vain
+                error.remedy = f"Run 'pluginctl update {plugin}', or check its name."
+            raise
+        active = value["active"]
+        if with_manifest and not active:
+            raise NotFoundError(
+                f"{plugin} is not installed", remedy=f"Run 'pluginctl install {plugin}'."
+            )
+        manifest = manager.manifest(plugin) if active else None
+    if with_manifest and manifest:
+        value["files"] = [_file_json(manifest, file) for file in manifest.files]
+    session.result(value)
+    session.say(f"{plugin}  {value['summary']}".rstrip())
+    if manifest:
+        marks = marked(_marks({**active, **value}))
+        session.say(f"active    {active['version']}{f' ({marks})' if marks else ''}")
+        path = value["path"]
+        where = f"in {path}" if path else "not on this disk: the next load fetches them"
+        size = size_text(manifest.content_length)
+        session.say(f"files     {len(manifest.files)}, {size}, {where}")
+        for one in value["entry_points"]:
+            session.say(f"offers    {one['group']}: {one['name']} = {one['value']}")
+    session.say(*map(_listed_release, reversed(value["releases"])))
+    for file in value.get("files", ()):
+        tag = f"  [{file['tag']}]" if file["tag"] else ""
+        session.say(f"{file['size']:>12}  {file['path']}{tag}")
+        for chunk in file["chunks"]:
+            session.say(f"{'':14}{chunk['blake3']}  {chunk['length']:>8}  frame {chunk['frame']}")
+
+
+def _file_json(manifest: Manifest, file: File) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "size": file.size,
+        "executable": file.executable,
+        "tag": file.tag,
+        "chunks": [
+            {
+                "blake3": chunk.digest.hex(),
+                "length": chunk.length,
+                "frame": chunk.frame,
+                "frame_offset": chunk.frame_offset,
+            }
+            for chunk in manifest.chunks(file)
+        ],
+    }
+
+
+def _listed_release(release: Mapping[str, Any]) -> str:
+    requires, withdrawn = ", ".join(release["requires"]), release["withdrawn"]
+    return (
+        f"release   {release['version']} ({release['platform']}, {size_text(release['length'])})"
+        + (f"  requires {requires}" if requires else "")
+        + (f"  {withdrawn['kind']}: {withdrawn['reason']}" if withdrawn else "")
+    )
+
+
+@click.command()
+@click.argument("number", required=False, type=GENERATIONS, metavar="[N]")
+@json_option
+def history(number: int | None, as_json: bool) -> None:
+    """List the generations, newest first, with what changed; or all that was active in one."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        if number is not None:
+            _tell_generation(session, manager.generation(number))
+            return
+        records = manager.history()
+    current = records[0].number if records else 0
+    session.result(history_json(records))
+    width = len(str(current))
+    for record in records:
+        mark = "*" if record.number == current else " "
+        changes = shortened([change_text(one) for one in record.changes]) or record.action
+        session.say(f"{mark} {record.number:>{width}}  {utc_text(record.created)}  {changes}")
+    if not records:
+        session.say("No generation yet.")
+
+
+def _tell_generation(session: Session, generation: Generation) -> None:
+    active = [one for _, one in sorted(generation.active.items())]
+    session.result(
+        {
+            **record_json(generation),
+            "active": [active_json(one) for one in active],
+        }
+    )
+    session.say(
+        f"generation {generation.number}  {utc_text(generation.created)}  "
+        f"{shortened(generation.action.split(', '))}"
+    )
+    for changed in generation.changes:
+        session.say(f"  {change_text(changed)}")
+    session.say(f"active in it: {len(active)}")
+    for one in active:
+        passed_over = [str(version) for version in one.failed]
+        session.say(f"  {_line({**active_json(one), 'passed_over': passed_over})}")
+
+
+@click.command()
+@name_argument
+@json_option
+def path(name: str, as_json: bool) -> None:
+    """Print the directory of a plugin's active release."""
+    session = Session(as_json=as_json)
+    with open_manager(session) as manager:
+        found = manager.path(name)
+    session.result({"plugin": name, "path": str(found)})
+    session.say(str(found))
 
 
 @click.command()
@@ -142,4 +320,4 @@ def _outdated(offer: Offer) -> tuple[str, ...]:
     return str(release.plugin), str(release.version), str(offer.newest), marked(marks)
 
 
-COMMANDS = [search, info, outdated]
+COMMANDS = [list_, show, history, path, search, info, outdated]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from plugin_manager.manager import PluginManager
 
 __all__ = [
+    "GENERATIONS",
+    "Group",
     "dry_run_option",
+    "in_short",
     "installed",
     "json_option",
     "known_jobs",
     "name_argument",
     "names_argument",
+    "noted",
     "offered_argument",
     "requests_argument",
     "settings_argument",
@@ -29,16 +34,24 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+GENERATIONS = click.IntRange(0, 10**15 - 1)
+
+
+noted: set[str] = set()
+"""What options said holds for the whole run of this process; for when its contexts are gone."""
+
 
 def _note(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
     """What an option says holds for the whole run, wherever on the line it stands."""
 
-    def noted(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
+    def note(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
         meta = context.find_root().meta
         meta[key] = bool(value or meta.get(key))
+        if meta[key]:
+            noted.add(key)
         return bool(meta[key])
 
-    return noted
+    return note
 
 
 _json = click.option(
@@ -56,6 +69,36 @@ def json_option(command: F) -> F:
 
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+
+
+def in_short(command: click.Command, room: int) -> str:
+    """What `command` does, ending where a part of the sentence ends."""
+    text = " ".join((command.help or "").partition("\n\n")[0].split())
+    if len(text) > room:
+        text = re.sub(r" \([^)]*\)", "", text)
+    while len(text) > room:
+        cut = text.rfind(";", 0, room)
+        if cut <= 0:
+            cut = max(text.rfind(mark, 0, room) for mark in (":", ",", "."))
+        if cut <= 0:
+            return command.get_short_help_str(room)
+        text = text[:cut]
+    return text.rstrip(".")
+
+
+class Group(click.Group):
+    """A group whose help tells what each command does in whole parts of a sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        longest = max(map(len, commands))
+        rows = [
+            (name, in_short(command, formatter.width - longest - 6))
+            for name, command in commands.items()
+            if command
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 # --- completion ----------------------------------------------------------------------------------

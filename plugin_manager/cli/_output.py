@@ -29,7 +29,9 @@ __all__ = [
     "AS_JSON",
     "EXIT_CODES",
     "QUIET",
+    "OutputError",
     "Session",
+    "UnreadError",
     "active_json",
     "change_text",
     "clean",
@@ -56,6 +58,14 @@ def clean(text: str) -> str:
                    for char in text)  # fmt: skip
 
 
+class OutputError(PluginManagerError):
+    """What was to be printed could not be."""
+
+
+class UnreadError(Exception):
+    """Whoever read what is printed has gone."""
+
+
 class Session:
     """One run of the command: whether it speaks JSON, how much it says, and in which colours.
 
@@ -75,7 +85,7 @@ class Session:
         if not self.as_json:
             # At once: each echo waits for the terminal.
             text = "\n".join(self._styled(line, style) for line in lines)
-            click.echo(text, color=self._colour)
+            _echo(text, self._colour)
 
     def tell(self, *lines: str) -> None:
         """Lines about what was done: as `say`, but not where it shall be quiet."""
@@ -102,7 +112,7 @@ class Session:
         """The one JSON value of a run, or what makes it; nothing in text mode."""
         if self.as_json:
             value = value() if callable(value) else value
-            click.echo(json.dumps(value, indent=1, ensure_ascii=True, default=str))
+            _echo(json.dumps(value, indent=1, ensure_ascii=True, default=str), None)
 
     def error(self, error: PluginManagerError) -> None:
         """An error, as one JSON object or as a few lines on standard error."""
@@ -117,6 +127,22 @@ class Session:
             if line:
                 lines.append(clean(f"  {line}"))
         click.echo("\n".join(lines), err=True, color=self._colour)
+
+
+def _echo(text: str, colour: bool | None) -> None:
+    try:
+        try:
+            click.echo(text, color=colour)
+        except UnicodeEncodeError as error:  # an umlaut must not end a list where there is none
+            text = text.encode(error.encoding, "replace").decode(error.encoding)
+            click.echo(text, color=colour)
+    except BrokenPipeError as error:
+        raise UnreadError from error
+    except OSError as error:
+        raise OutputError(
+            f"the output could not be written: {error.strerror}",
+            remedy="Free space where it goes, or send it elsewhere.",
+        ) from error
 
 
 AS_JSON, QUIET = "plugin_manager.as_json", "plugin_manager.quiet"

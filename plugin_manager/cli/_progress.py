@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
-from attrs import frozen
 
+from plugin_manager._attrs import frozen
 from plugin_manager.cli._output import clean, colour_wanted, shortened, styled, time_text
 from plugin_manager.model import size_text
 

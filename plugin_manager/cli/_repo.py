@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from plugin_manager.catalogue import CatalogueEntry
-from plugin_manager.cli._options import json_option
+from plugin_manager.cli._options import Group, json_option
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import (
@@ -128,7 +128,7 @@ def _open(directory: Path, passphrase_file: Path | None, *, confirm: bool = Fals
     return Repository.open(directory, passphrase=_passphrase(passphrase_file, confirm=confirm))
 
 
-@click.group()
+@click.group(cls=Group)
 def repo() -> None:
     """Make, sign and publish a repository of plugins (docs/publishing.md)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import runpy
 import sys
@@ -10,7 +11,9 @@ from importlib import machinery
 
 import click
 
-from plugin_manager.cli._client import name_argument, open_manager
+from plugin_manager._values import error_json, exit_code
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import json_option, name_argument
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import NotFoundError, PluginManagerError
 from plugin_manager.loader import LoadedPlugin
@@ -24,16 +27,33 @@ _SCRIPTS = "console_scripts"
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @name_argument
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[MODULE] [ARGUMENT]...")
-def run(name: str, arguments: tuple[str, ...]) -> None:
+@json_option
+def run(name: str, arguments: tuple[str, ...], as_json: bool) -> None:
     """Run a plugin's MODULE as 'python -m' would, with ARGUMENTs in sys.argv.
 
     Without MODULE, or where an option or '--' comes first, its only script is run, or else its
     only package with a __main__.
+
+    Standard output is the plugin's: with --json, which goes before NAME, standard error gets a line
+    of JSON that names the release, and another where something is refused.
     """
-    with open_manager(Session(as_json=False)) as manager:
-        plugin = manager.load(name)
-        # Not unloaded afterwards: what the module registered with atexit may import yet.
-        _run(plugin, arguments)
+    session = Session(as_json=as_json)
+    try:
+        with open_manager(session) as manager:
+            plugin = manager.load(name)
+            if session.as_json:
+                _tell({"plugin": str(plugin.name), "version": str(plugin.release.version)})
+            # Not unloaded afterwards: what the module registered with atexit may import yet.
+            _run(plugin, arguments)
+    except PluginManagerError as error:
+        if not session.as_json:
+            raise
+        _tell({"error": error_json(error)})
+        sys.exit(exit_code(error))
+
+
+def _tell(value: object) -> None:
+    click.echo(json.dumps(value, default=str), err=True)
 
 
 def _run(plugin: LoadedPlugin, arguments: tuple[str, ...]) -> None:

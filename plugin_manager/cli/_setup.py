@@ -6,7 +6,7 @@ import os
 
 import click
 
-from plugin_manager.cli._options import json_option, settings_argument
+from plugin_manager.cli._options import Group, json_option, settings_argument
 from plugin_manager.cli._output import Session
 from plugin_manager.cli._source import file_of, flags_of
 from plugin_manager.configuration import ConfigurationFile, Origin, explain, option
@@ -14,13 +14,14 @@ from plugin_manager.configuration import ConfigurationFile, Origin, explain, opt
 __all__ = ["COMMANDS"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def config(context: click.Context, as_json: bool) -> None:
-    """Show every setting and where it comes from: a flag, the environment, the file, the default.
+    """Show every setting, and where it comes from.
 
-    A flag goes before the environment, that before the file. Exits with 3 where one is wrong.
+    From a flag, the environment, the file, or the default: the first that says something counts.
+    Exits with 3 where one is wrong.
     """
     if context.invoked_subcommand:
         return

@@ -7,13 +7,9 @@ from collections.abc import Callable
 import click
 
 from plugin_manager._values import cleanup_json, eviction_places, last_loaded, storage_json
-from plugin_manager.cli._client import (
-    change,
-    dry_run_option,
-    json_option,
-    name_argument,
-    open_manager,
-)
+from plugin_manager.cli._change import change
+from plugin_manager.cli._opening import open_manager
+from plugin_manager.cli._options import dry_run_option, json_option, name_argument
 from plugin_manager.cli._output import Session, marked
 from plugin_manager.manager import Cleanup, PluginManager
 from plugin_manager.model import Release, one_line, size_text

@@ -19,13 +19,14 @@ from importlib import machinery
 from types import FrameType, ModuleType
 from typing import NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 from blake3 import blake3
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import ModuleConflictError
 from plugin_manager.loader._modules import Contents
 from plugin_manager.loader._names import Names

@@ -18,10 +18,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from attrs import field, frozen
+from attrs import field
 from packaging.utils import canonicalize_name, is_normalized_name
 from packaging.version import InvalidVersion, Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import ModuleConflictError
 from plugin_manager.loader._modules import Contents
 from plugin_manager.loader._tree import Tree, join

@@ -17,8 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import is_real_directory, read_regular
 from plugin_manager.errors import CorruptError
 from plugin_manager.model import PluginName, one_line, utc_text

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import PluginManagerError
 from plugin_manager.model import PluginName, Release
 

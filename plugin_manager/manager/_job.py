@@ -7,8 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import (
     InvalidInputError,
     LockedError,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import NetworkError
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._events import Event, ignore

@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from plugin_manager import resolver
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import (
     BlockedError,
     CorruptError,

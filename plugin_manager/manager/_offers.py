@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import (
     CorruptError,
     InvalidInputError,

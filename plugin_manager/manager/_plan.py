@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import RefusedError
 from plugin_manager.model import Digest, PluginName
 from plugin_manager.store import Active, Garbage, Needed, Resident, SpacePlan

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from attrs import define, frozen
+from attrs import define
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.model import Platform, PluginName, Release, parse_version
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import EvictedError, PluginManagerError
 from plugin_manager.store import Active, Damage, Fault
 

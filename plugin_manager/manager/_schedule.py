@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.settings import QueuePolicy
 from plugin_manager.store import QueueWish, Wish
 

@@ -22,10 +22,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from attrs import define, field, frozen
+from attrs import define, field
 from blake3 import blake3
 
 from plugin_manager import bundle
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.manifest import (
     CHUNK_DIGEST_BYTES,

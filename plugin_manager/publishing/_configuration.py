@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports without saying so
     DelegatedRole,
     Delegations,
@@ -33,6 +33,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
     Root,
 )
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, NotFoundError
 from plugin_manager.model import PluginName, publisher_role, role_publisher

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import define, frozen
+from attrs import define
 from securesystemslib.exceptions import UnverifiedSignatureError
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports without saying so
@@ -30,6 +30,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
 )
 from tuf.api.serialization import DeserializationError
 
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import write_atomically
 from plugin_manager.errors import (
     InvalidInputError,

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError, RefusedError
 from plugin_manager.manifest import About, PythonLayout, path_collisions
 from plugin_manager.model import (

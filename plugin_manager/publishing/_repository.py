@@ -19,12 +19,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 from filelock import FileLock, Timeout
 from packaging.version import Version
 from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]  # an implicit re-export
 
 from plugin_manager import bundle
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import MAX_REASON, Catalogue, CatalogueEntry
 from plugin_manager.durable import disk_errors, write_atomically
 from plugin_manager.errors import (

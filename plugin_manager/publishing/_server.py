@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import NotFoundError, RefusedError
 from plugin_manager.publishing._repository import CONFIGURATION_FILE
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, NotFoundError
 from plugin_manager.manifest import About, PythonLayout, parse_requires

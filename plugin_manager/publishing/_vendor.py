@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, field
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -18,6 +18,7 @@ from packaging.tags import sys_tags
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError, NotFoundError
 from plugin_manager.manifest import PythonLayout
 from plugin_manager.model import HostNeeds, Platform, PluginName, Release, parse_version

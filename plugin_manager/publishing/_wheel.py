@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from email.parser import BytesParser
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import field
 from packaging.metadata import InvalidMetadata, Metadata
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -31,6 +31,7 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError, NotFoundError
 from plugin_manager.manifest import About
 from plugin_manager.model import BundlePath, EntryPoint

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
-from attrs import frozen
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import (
     ConflictError,
     IncompatibleHostError,

@@ -9,13 +9,14 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import field
 from packaging.specifiers import SpecifierSet
 from resolvelib import (
     AbstractProvider,
     BaseReporter,
 )
 
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import Catalogue, CatalogueEntry
 from plugin_manager.errors import (
     ConflictError,

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from attrs import frozen
 from blake3 import blake3
 
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import is_real_directory, make_real_directories, set_aside
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.model import Digest, Platform, PluginName, Release, parse_version

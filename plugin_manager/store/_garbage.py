@@ -14,8 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import TEMPORARY_PREFIX, is_real_directory, remove_tree, sync_directory
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest

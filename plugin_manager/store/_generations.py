@@ -22,10 +22,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import field
 from blake3 import blake3
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import CorruptError, InvalidInputError
 from plugin_manager.model import (
     Digest,

@@ -12,8 +12,9 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import disk_errors, disk_space
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest, bytecode_tag

@@ -23,8 +23,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.document import Document
 from plugin_manager.durable import (
     TEMPORARY_PREFIX,

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError
 from plugin_manager.model import Digest, PluginName, Release, parse_version
 from plugin_manager.settings import Limits

@@ -13,8 +13,9 @@ from enum import StrEnum
 from itertools import chain, compress
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import NoSpaceError
 from plugin_manager.model import Digest, PluginName, Release, size_text
 from plugin_manager.settings import Limits

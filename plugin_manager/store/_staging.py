@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from attrs import define, frozen
+from attrs import define
 from blake3 import blake3
 
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import remove_tree
 from plugin_manager.errors import CorruptError
 from plugin_manager.store import _files

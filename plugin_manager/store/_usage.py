@@ -15,8 +15,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import (
     is_real_directory,
     read_regular,

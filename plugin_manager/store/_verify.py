@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
 from blake3 import blake3
 
+from plugin_manager._attrs import frozen
 from plugin_manager.store._chunks import (
     BUFFER_BYTES,
     PIECE_BYTES,

@@ -14,8 +14,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from attrs import define, field, frozen
+from attrs import define, field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import CancelledError, CorruptError, NetworkError, UntrustedError
 from plugin_manager.transfer._exchange import Answer, Client, shown
 from plugin_manager.transfer._hosts import Addresses, Hosts

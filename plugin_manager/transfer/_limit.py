@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from attrs import frozen
+from plugin_manager._attrs import frozen
 
 __all__ = ["Allowance", "RateLimit"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from attrs import field, frozen
+from attrs import field
 
+from plugin_manager._attrs import frozen
 from plugin_manager.errors import InvalidInputError, NetworkError
 
 __all__ = ["Attempts", "Deadline", "Policy", "TryAgainError", "origin"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from attrs import frozen
+from plugin_manager._attrs import frozen
 
 __all__ = ["READ_THROUGH_BYTES", "Span", "parse_content_range", "stretch_end"]
 

@@ -20,10 +20,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import define, frozen
+from attrs import define
 
 from plugin_manager import catalogue as catalogue_format
 from plugin_manager import index as index_format
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import Catalogue, catalogue_path
 from plugin_manager.document import Document
 from plugin_manager.errors import InvalidInputError, UntrustedError

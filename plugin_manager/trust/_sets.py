@@ -23,8 +23,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.durable import (
     is_real_directory,
     make_directories,

@@ -6,8 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import ClassVar
 
-from attrs import frozen
-
+from plugin_manager._attrs import frozen
 from plugin_manager.catalogue import MAX_CATALOGUE_BYTES
 from plugin_manager.errors import ExpiredError, InvalidInputError
 from plugin_manager.index import MAX_INDEX_BYTES

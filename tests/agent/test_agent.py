@@ -189,6 +189,22 @@ def test_it_ends_when_idle_if_so_configured(world: World) -> None:
         assert agent.told("completed")
 
 
+def test_an_idle_agent_looks_less_often_than_a_busy_one(world: World) -> None:
+    pauses: list[float | None] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return super().wait(timeout)
+
+    world.publish("acme/maps 1.0", {"tiles": BIG})
+    with world.online():
+        world.manager().jobs.submit("acme/maps", bytes_per_second=1_000_000)
+        Running(world, evolve(QUIET, idle_exit_seconds=1)).agent.run(Stop())
+    assert set(pauses) == {0.5, 1.0}
+    assert pauses == sorted(pauses)
+
+
 def test_paused_jobs_do_not_keep_an_idle_agent(world: World) -> None:
     manager = world.manager()
     manager.jobs.submit("acme/maps")

@@ -7,6 +7,7 @@ import json
 import os
 import plistlib
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,38 @@ def test_a_signal_ends_it_well_and_what_it_did_is_queued_again(command: Command,
     assert process.returncode == 0
     assert "Traceback" not in said
     assert command.world.manager().jobs.get(job).state is JobState.QUEUED
+
+
+BEATING = """
+import pathlib, subprocess, sys, time
+sys.stdin.read()
+if len(sys.argv) == 2:
+    subprocess.Popen([sys.executable, *sys.orig_argv[1:], "child"], stdin=subprocess.DEVNULL)
+path = pathlib.Path(sys.argv[1]) / (sys.argv[2] if len(sys.argv) > 2 else "program")
+while True:
+    path.write_text(str(time.time()))
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_hook_ends_with_its_agent_however_that_ends(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    hook, beats = tmp_path / "hook.py", tmp_path / "beats"
+    hook.write_text(BEATING)
+    beats.mkdir()
+    told = shlex.join([sys.executable, str(hook), str(beats)])
+    command.environment["PLUGINCTL_AGENT_COMMAND"] = told
+    submitted(command)
+    with foreground(command) as process:
+        wait_for(lambda: len(list(beats.iterdir())) == 2)  # the program, and what it began
+        before = time.monotonic()
+        process.send_signal(getattr(signal, name))
+        process.communicate(timeout=60)
+        # It would have gone on for 15 s with an agent, and without one for ever.
+        assert time.monotonic() - before < 10
+    wait_for(lambda: all(time.time() - path.stat().st_mtime > 1 for path in beats.iterdir()))
 
 
 def test_a_second_one_is_refused(command: Command) -> None:

@@ -113,6 +113,18 @@ def test_closing_ends_a_command_that_goes_on_with_its_children(
     assert path.stat().st_mtime_ns == last
 
 
+def test_what_a_command_leaves_behind_as_it_ends_well_goes_on(tmp_path: Path) -> None:
+    leave = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
+        "'import sys, time; time.sleep(1); open(sys.argv[1], \"w\")', sys.argv[1]])"
+    )
+    tell(notifier(command=(sys.executable, "-c", leave, str(tmp_path / "left"))))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "left").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     "command", [("/no/such/program",), (sys.executable, "-c", "import sys; sys.exit(3)")]
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from plugin_manager.cli import cli
+from plugin_manager.cli._commands import cli
 from plugin_manager.cli._examples import EXAMPLES
 from tests.cli.test_client import Command
 from tests.world import World
@@ -33,8 +33,7 @@ def commands(group: click.Group, name: str = "") -> dict[str, click.Command]:
 
 
 ALL = commands(cli)
-# What these print is a program's of the plugin, a log, or for the browser.
-PLAIN = {"run", "agent run", "dashboard"}
+PLAIN = {"dashboard"}  # what it prints is for the browser
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_examples_are_lines_that_can_be_given(name: str) -> None:
 
 def test_every_command_of_the_operator_has_examples() -> None:
     lacking = {name for name in ALL if name not in EXAMPLES and not name.startswith("repo")}
-    assert lacking <= {"run", "dashboard"} | {n for n in ALL if n.startswith("agent")}
+    assert not lacking
 
 
 def test_help_is_by_who_uses_it_and_ends_with_examples(pluginctl: Command) -> None:
@@ -145,3 +144,65 @@ def test_an_argument_that_is_not_text_is_refused_in_words(pluginctl: Command, co
     )
     assert done.returncode == 3, done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_gone_ends_it_as_the_signal_would(
+    world: World, pluginctl: Command
+) -> None:
+    with world.online():
+        pluginctl("install", "acme/maps")
+    for options in ([], ["--json"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            pluginctl.arguments("list", *options),
+            env=pluginctl.environment, stdout=writer, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_output_that_cannot_be_written_is_an_error_in_words(
+    world: World, pluginctl: Command
+) -> None:
+    with world.online():
+        pluginctl("install", "acme/maps")
+    for options in ([], ["--json"]):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                pluginctl.arguments("list", *options),
+                env=pluginctl.environment, stdout=full, stderr=subprocess.PIPE, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        assert b"could not be written" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_what_a_terminal_has_no_letters_for_ends_nothing(world: World, pluginctl: Command) -> None:
+    text = 'description = "f\u00fcr \u5730\u56fe"\n'
+    world.publish("acme/karten 1.0", {"karten.py": "x"}, more=text)
+    with world.online():
+        pluginctl("install", "acme/karten")
+    assert "f\u00fcr \u5730\u56fe" in pluginctl("info", "acme/karten").stdout
+    environment = {**pluginctl.environment, "PYTHONIOENCODING": "iso-8859-1"}
+    done = subprocess.run(
+        pluginctl.arguments("info", "acme/karten"), env=environment, capture_output=True, check=True
+    )
+    assert b"f\xfcr ??" in done.stdout
+
+
+def test_interrupted_while_it_begins_it_says_nothing(pluginctl: Command) -> None:
+    code = (
+        "import sys, plugin_manager.cli as cli\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "cli.main()"
+    )
+    python = pluginctl.arguments()[0]
+    done = subprocess.run(
+        [python, "-c", code], env=pluginctl.environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")

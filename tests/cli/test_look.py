@@ -91,4 +91,6 @@ def test_show_of_what_is_only_listed_says_where_that_is_told(pluginctl: Command)
     assert pluginctl.fails("not-found", "show", "globex/model")["remedy"] == (
         "'pluginctl info globex/model' tells what is known of it."
     )
-    assert "info" not in pluginctl.fails("not-found", "show", "globex/nothing")["remedy"]
+    remedy = pluginctl.fails("not-found", "show", "globex/nothing")["remedy"]
+    assert "info" not in remedy
+    assert "pluginctl update globex/nothing" in remedy  # without its name it would be in vain

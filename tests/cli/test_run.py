@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -208,3 +209,18 @@ def test_interrupted_it_ends_with_130(tool: Runs) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
+
+
+def test_with_json_it_says_what_runs_and_what_was_refused_beside_the_plugin_s_own_output(
+    tool: Runs,
+) -> None:
+    done = tool("--json", "acme/tool", "tool", "a", "--json")
+    assert json.loads(done.stderr) == {"plugin": "acme/tool", "version": "1.0"}
+    assert "['a', '--json']" in done.stdout
+    failed = tool("--json", "acme/none", code=EXIT_CODES["not-found"])
+    assert failed.stdout == ""
+    assert json.loads(failed.stderr)["error"]["family"] == "not-found"
+    # The plugin's own --json is none of ours.
+    failed = tool("acme/tool", "none", "--json", code=EXIT_CODES["not-found"])
+    assert failed.stderr.startswith("pluginctl: ")
+    assert failed.stdout == ""
