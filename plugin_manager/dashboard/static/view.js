@@ -239,6 +239,7 @@ export function plugins(model, view) {
 
 function emptyText(model, view) {
   if (model.plugins === undefined) return h("p", {}, view.connection === "locked" ? "Nothing to show while the page is locked." : "Looking at the store…");
+  if (!model.plugins.length && model.problems?.length) return [h("p", { class: "lead" }, "Nothing can be shown."), h("p", {}, "What is wrong is said at the top of the page.")];
   if (view.search) return [h("p", { class: "lead" }, "Nothing matches."), h("p", {}, "Try fewer words, or another filter.")];
   if (view.filter !== "all") return [h("p", { class: "lead" }, "Nothing here."), h("p", {}, view.filter === "attention" ? "All plugins are in good order." : "No plugin is in this list.")];
   return [h("p", { class: "lead" }, "No plugins yet."), h("p", {}, "“Check for updates” asks the repository what it offers.")];
