@@ -76,8 +76,6 @@ class Service:
 
     def work(self) -> None:
         """Work at the queue where nobody else does; leave it to the agent where one runs."""
-        if self._find_loss():
-            return
         has_agent = agent.status(self._settings.store).running
         if has_agent and self._is_working:
             self._worker.jobs.close()

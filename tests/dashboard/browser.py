@@ -76,6 +76,30 @@ class Visit:
         found.locator(f'.chip[data-state="{state}"]').wait_for()
         return found
 
+    def beyond_the_edge(self, selector: str = "html") -> float:
+        """How many pixels of it one would have to scroll sideways for."""
+        script = "selector => document.querySelector(selector).scrollWidth - innerWidth"
+        return float(self.page.evaluate(script, selector))
+
+    def broken_words(self) -> list[str]:
+        """The names and headings of which a word goes on in another line."""
+        found: list[str] = self.page.evaluate(
+            """() => [...document.querySelectorAll("h1, h2, .name")].flatMap((one) => {
+                const broken = [];
+                const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+                while (texts.nextNode()) {
+                    for (const word of texts.currentNode.data.matchAll(/\\S+/g)) {
+                        const range = document.createRange();
+                        range.setStart(texts.currentNode, word.index);
+                        range.setEnd(texts.currentNode, word.index + word[0].length);
+                        if (range.getClientRects().length > 1) broken.push(word[0]);
+                    }
+                }
+                return broken;
+            })"""
+        )
+        return found
+
     def toast(self, text: str) -> None:
         self.page.locator(".toast", has_text=text).first.wait_for()
 

@@ -481,6 +481,23 @@ def test_a_store_that_vanishes_is_told_and_comes_back(populated: World, client: 
     client.post("/api/pin", {"name": "acme/maps"})
 
 
+def test_a_store_that_comes_back_as_an_older_copy_is_shown(
+    populated: World, client: Client
+) -> None:
+    """Who has seen newer metadata refuses older: what was restored is seen with new eyes."""
+    populated.manager().install("acme/maps==1.0")
+    store, copy = populated.directory / "store", populated.directory / "copy"
+    shutil.copytree(store, copy, symlinks=True)
+    populated.publish("acme/maps 1.2", {"maps.py": "x = 3"})
+    client.post("/api/update")
+    assert client.card("acme/maps")["newest"] == "1.2"
+    shutil.rmtree(store)
+    until(lambda: client.get("/api/state")["problems"], bool)
+    copy.rename(store)
+    assert client.wait_for("acme/maps", "update")["newest"] == "1.1"
+    assert client.get("/api/state")["problems"] == []
+
+
 def test_control_a_store_that_was_never_there_is_no_loss(world: World, client: Client) -> None:
     assert not (world.directory / "store" / "current").exists()
     state = client.get("/api/state")
