@@ -429,12 +429,15 @@ def _require_known(manager: PluginManager, action: str, requests: Sequence[str])
                     f"{plugin} is not installed", remedy="Install it, or upgrade what is."
                 )
         return
+    unknown: list[PluginName] = []
     for plugin in [PluginRequirement.parse(request).plugin for request in requests]:
         try:
             manager.info(plugin)
         except NotFoundError:
-            with suppress(NetworkError, LockedError):  # a job waits for both
-                manager.update(plugin)
+            unknown.append(plugin)
+    if unknown:
+        with suppress(NetworkError, LockedError):  # a job waits for both
+            manager.update(*unknown)
 
 
 def _repairs(activity: Sequence[Activity]) -> set[Activity]:
