@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +18,10 @@ from tests.dashboard.scene import chromium
 SECONDS = 30_000
 
 
-def needs_chromium(test: Callable[..., None]) -> Callable[..., None]:
-    """`test`, skipped where Chromium is not installed; where CI is set, it fails there instead."""
-    absent = chromium() is None and not os.environ.get("CI")
-    return pytest.mark.skipif(absent, reason="Chromium is not installed")(test)
+# Where CI is set, tests without it fail instead.
+needs_chromium = pytest.mark.skipif(
+    chromium() is None and not os.environ.get("CI"), reason="Chromium is not installed"
+)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tests.dashboard.scene import agent, dashboard, noise, publish, tamper
 from tests.nginx import needs_nginx, nginx
 from tests.world import World
 
-pytestmark = pytest.mark.xdist_group("browser")  # one Chromium for all
+pytestmark = [needs_chromium, pytest.mark.xdist_group("browser")]  # one Chromium for all
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,6 @@ def model(world: World) -> World:
 # --- downloads -----------------------------------------------------------------------------------
 
 
-@needs_chromium
 @needs_nginx
 def test_installing_shows_live_progress(world: World, visitor: Visitor, serve: Server) -> None:
     world.publish("acme/model 1.0", {"model.bin": noise(4_000_000)})
@@ -130,7 +129,6 @@ def test_installing_shows_live_progress(world: World, visitor: Visitor, serve: S
     assert world.manager().installed()
 
 
-@needs_chromium
 def test_a_download_goes_on_after_the_dashboard_was_killed(
     model: World, visitor: Visitor, serve: Server
 ) -> None:
@@ -166,7 +164,6 @@ def test_a_download_goes_on_after_the_dashboard_was_killed(
     assert job["progress"]["total_bytes"] <= 13_000_000, "what had arrived was not fetched again"
 
 
-@needs_chromium
 def test_a_download_is_paused_and_resumed_over_a_restart_of_the_agent(
     model: World, visitor: Visitor
 ) -> None:
@@ -197,7 +194,6 @@ def test_a_download_is_paused_and_resumed_over_a_restart_of_the_agent(
     assert job.progress.total_bytes <= 13_000_000, "what had arrived was not fetched again"
 
 
-@needs_chromium
 def test_a_cancelled_download_ends_and_can_be_had_again(model: World, show: Show) -> None:
     visit, client = show(slowly(model, 500_000))
     visit.button("Install", "acme/model").click()
@@ -210,7 +206,6 @@ def test_a_cancelled_download_ends_and_can_be_had_again(model: World, show: Show
     expect(visit.button("Install", "acme/model")).to_be_enabled()
 
 
-@needs_chromium
 def test_all_downloads_are_paused_and_resumed_at_once(world: World, show: Show) -> None:
     for name in ("acme/one", "acme/two"):
         world.publish(f"{name} 1.0", {"data": noise(3_000_000)})
@@ -231,7 +226,6 @@ def test_all_downloads_are_paused_and_resumed_at_once(world: World, show: Show) 
 # --- what is installed ---------------------------------------------------------------------------
 
 
-@needs_chromium
 def test_rolling_back_and_forth(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.wait_for("acme/maps", "installed")
@@ -249,7 +243,6 @@ def test_rolling_back_and_forth(maps: World, show: Show) -> None:
     assert str(maps.manager().installed()[0].release.version) == "1.1"
 
 
-@needs_chromium
 def test_pinning_and_uninstalling(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.button("Details", "acme/maps").click()
@@ -266,7 +259,6 @@ def test_pinning_and_uninstalling(maps: World, show: Show) -> None:
     assert maps.manager().installed() == []
 
 
-@needs_chromium
 def test_changes_from_elsewhere_appear_without_reloading(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.wait_for("globex/fonts", "available")
@@ -278,7 +270,6 @@ def test_changes_from_elsewhere_appear_without_reloading(maps: World, show: Show
     assert visit.page.evaluate("performance.getEntriesByType('navigation').length") == 1
 
 
-@needs_chromium
 def test_a_page_that_nobody_looks_at_holds_no_connection(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.wait_for("globex/fonts", "available")
@@ -294,7 +285,6 @@ def test_a_page_that_nobody_looks_at_holds_no_connection(maps: World, show: Show
     visit.wait_for("globex/fonts", "installed")
 
 
-@needs_chromium
 def test_a_full_store_offers_what_to_free(model: World, show: Show) -> None:
     model.publish("acme/maps 1.0", {"data": noise(1_000_000)})
     model.manager().install("acme/maps")
@@ -319,7 +309,6 @@ def test_a_full_store_offers_what_to_free(model: World, show: Show) -> None:
     visit.judge()
 
 
-@needs_chromium
 def test_a_tampered_plugin_is_found_and_repaired(maps: World, show: Show) -> None:
     tamper(maps.manager(), "acme/maps", "data")
     visit, _ = show(maps.manager)
@@ -334,7 +323,6 @@ def test_a_tampered_plugin_is_found_and_repaired(maps: World, show: Show) -> Non
     assert maps.manager().verify().good
 
 
-@needs_chromium
 def test_a_blocked_plugin_says_why_and_offers_the_way_back(maps: World, show: Show) -> None:
     maps.withdraw("acme/maps 1.1", "blocked", "Leaks keys.")
     visit, _ = show(maps.manager)
@@ -369,7 +357,6 @@ def many(world: World) -> World:
     return world
 
 
-@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_state_is_fit_for_everybody(many: World, show: Show, scheme: str) -> None:
     visit, _ = show(slowly(many, 100_000), color_scheme=scheme)
@@ -397,7 +384,6 @@ def test_every_state_is_fit_for_everybody(many: World, show: Show, scheme: str) 
     visit.judge()
 
 
-@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_part_of_the_storage_is_known_by_more_than_its_colour(
     many: World, show: Show, scheme: str
@@ -436,7 +422,6 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-@needs_chromium
 def test_a_store_that_goes_away_is_told_and_its_return_is_seen(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.wait_for("acme/maps", "installed")
@@ -455,7 +440,6 @@ def test_a_store_that_goes_away_is_told_and_its_return_is_seen(maps: World, show
     expect(alert).to_have_count(0)
 
 
-@needs_chromium
 def test_control_axe_finds_what_is_not_labelled(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.wait_for("acme/maps", "installed")
@@ -465,7 +449,6 @@ def test_control_axe_finds_what_is_not_labelled(maps: World, show: Show) -> None
     assert any("label" in one for one in visit.violations())
 
 
-@needs_chromium
 def test_control_a_page_that_logs_is_found(
     maps: World, chromium_browser: Browser, serve: Server
 ) -> None:
@@ -476,7 +459,6 @@ def test_control_a_page_that_logs_is_found(
         visit.close()
 
 
-@needs_chromium
 def test_dark_follows_the_system_until_it_is_chosen(maps: World, show: Show) -> None:
     def is_dark() -> bool:
         script = "() => getComputedStyle(document.body).backgroundColor"
@@ -497,8 +479,7 @@ def test_dark_follows_the_system_until_it_is_chosen(maps: World, show: Show) -> 
     visit.wait_for("acme/maps", "installed")  # and the session lasts
 
 
-@needs_chromium
-@pytest.mark.parametrize("width", [320, 820])
+@pytest.mark.parametrize("width", [320, 390, 500, 820])
 def test_a_narrow_screen_shows_everything(many: World, show: Show, width: int) -> None:
     visit, _ = show(many.manager, viewport={"width": width, "height": 700})
     visit.wait_for("acme/themes", "blocked")
@@ -521,7 +502,6 @@ def test_a_narrow_screen_shows_everything(many: World, show: Show, width: int) -
     expect(page.locator("#detail")).to_be_hidden()
 
 
-@needs_chromium
 def test_the_keyboard_alone_will_do(maps: World, show: Show) -> None:
     focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.id"
     visit, _ = show(maps.manager)
@@ -553,7 +533,6 @@ def test_the_keyboard_alone_will_do(maps: World, show: Show) -> None:
     assert page.evaluate(focused) == "Details: globex/fonts", "the focus is where it was"
 
 
-@needs_chromium
 def test_the_focus_stays_while_things_change(model: World, show: Show) -> None:
     visit, _ = show(slowly(model, 400_000))
     visit.button("Install", "acme/model").click()
@@ -572,7 +551,6 @@ MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b>&lt;i&
 BIDI = "safe\u202eevil\u2066\u200f"
 
 
-@needs_chromium
 def test_hostile_words_of_publishers_stay_words(world: World, show: Show) -> None:
     for name, words in (("markup", MARKUP), ("bidi", BIDI), ("long", "W" * 9_990)):
         said, short = json.dumps(words), json.dumps(words[:190])
@@ -603,7 +581,6 @@ def test_hostile_words_of_publishers_stay_words(world: World, show: Show) -> Non
     assert "safe\N{REPLACEMENT CHARACTER}evil" in text
 
 
-@needs_chromium
 def test_control_the_browser_itself_refuses_markup_from_strings(maps: World, show: Show) -> None:
     """Were the script ever changed to make markup of text, the policy would stop it."""
     visit, _ = show(maps.manager)
@@ -618,7 +595,6 @@ def test_control_the_browser_itself_refuses_markup_from_strings(maps: World, sho
     assert visit.page.evaluate(inline) == "block"
 
 
-@needs_chromium
 def test_a_link_lets_one_browser_in_and_leaves_no_trace(
     maps: World, visitor: Visitor, serve: Server
 ) -> None:
@@ -645,7 +621,6 @@ def test_a_link_lets_one_browser_in_and_leaves_no_trace(
     visit.page.get_by_text("Locked", exact=True).wait_for()
 
 
-@needs_chromium
 def test_a_file_leads_the_browser_in(maps: World, visitor: Visitor, serve: Server) -> None:
     client = serve(maps.manager)
     with _leading_to(client.dashboard.link()) as address:
@@ -663,7 +638,6 @@ def visitor_of_locked(visit: Visit, link: str) -> Visit:
     return other
 
 
-@needs_chromium
 def test_another_site_can_neither_frame_nor_ask_nor_change_anything(
     maps: World, visitor: Visitor, serve: Server, tmp_path: Path
 ) -> None:
