@@ -341,6 +341,18 @@ def test_damage_is_found_told_and_mended(populated: World, client: Client) -> No
     assert client.post("/api/verify")["good"]
 
 
+def test_looking_at_one_plugin_says_nothing_of_the_others(populated: World, client: Client) -> None:
+    manager = populated.manager()
+    manager.install("acme/maps==1.1", "globex/fonts")
+    for plugin, file in (("acme/maps", "maps.py"), ("globex/fonts", "fonts.py")):
+        tamper(manager, plugin, file)
+    for names in (["acme/maps"], ["globex/fonts"]):
+        client.post("/api/verify", {"names": names})
+    integrity = client.get("/api/state")["integrity"]
+    assert [one["plugin"] for one in integrity["damaged"]] == ["acme/maps", "globex/fonts"]
+    assert integrity["checked"] is None, "the whole was not looked at"
+
+
 @pytest.mark.parametrize("end", ["repair", "upgrade", "uninstall"])
 def test_damage_is_forgotten_when_it_is_gone_whoever_ended_it(
     populated: World, client: Client, end: str
