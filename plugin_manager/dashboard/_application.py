@@ -18,9 +18,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from plugin_manager._values import error_json
 from plugin_manager.dashboard._access import Access, cookie_name
-from plugin_manager.dashboard._guard import Guard, cookie_of, problem
+from plugin_manager.dashboard._failures import failure, http_failure, problem
+from plugin_manager.dashboard._guard import Guard, cookie_of
 from plugin_manager.dashboard._live import Live
 from plugin_manager.dashboard._openapi import OPERATIONS, Operation, description
 from plugin_manager.dashboard._service import Service
@@ -32,8 +32,6 @@ __all__ = ["application"]
 _MOST_BODY_BYTES = 64 * 1024
 _BODY_SECONDS = 10.0
 _WORK_SECONDS = 2.0
-_STATUS = {"invalid-input": 400, "not-found": 404, "network": 502, "no-space": 507}
-_OTHER_STATUS = 409
 _PAGE = {
     "index.html": "text/html",
     "app.js": "text/javascript",
@@ -183,14 +181,11 @@ def _file_route(name: str, kind: str) -> Route:
 
 
 async def _refuse(_: Request, error: PluginManagerError) -> Response:
-    status = _STATUS.get(error.family, _OTHER_STATUS)
-    return _json({"error": error_json(error)}, status)
+    return failure(error)
 
 
 async def _refuse_http(_: Request, error: HTTPException) -> Response:
-    answer = problem(error.status_code, "invalid-input", error.detail, "")
-    answer.headers.update(error.headers or {})
-    return answer
+    return http_failure(error)
 
 
 async def _fail(_: Request, error: Exception) -> Response:
@@ -198,6 +193,6 @@ async def _fail(_: Request, error: Exception) -> Response:
     return problem(500, "error", "a defect in the dashboard", "Its log says more; report it.")
 
 
-def _json(value: object, status: int = 200) -> Response:
-    """`value` with whatever facts an error carries."""
-    return Response(json.dumps(value, default=str), status, media_type="application/json")
+def _json(value: object) -> Response:
+    """`value` with whatever facts an error in it carries."""
+    return Response(json.dumps(value, default=str), media_type="application/json")

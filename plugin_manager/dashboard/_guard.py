@@ -5,12 +5,14 @@ from __future__ import annotations
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plugin_manager.dashboard._access import KEY_HEADER, Access, cookie_name, refusal
+from plugin_manager.dashboard._connections import LET_IN
+from plugin_manager.dashboard._failures import problem
 
-__all__ = ["HEADERS", "Guard", "cookie_of", "problem"]
+__all__ = ["HEADERS", "Guard", "cookie_of"]
 
 # The page is built by its own script from text alone: not even that script may make markup.
 HEADERS = {
@@ -27,12 +29,6 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-
-
-def problem(status: int, family: str, message: str, remedy: str) -> JSONResponse:
-    """An answer that refuses."""
-    error = {"family": family, "exit_code": 1, "message": message, "remedy": remedy}
-    return JSONResponse({"error": error}, status)
 
 
 class Guard:
@@ -60,7 +56,7 @@ class Guard:
         refused = self._refused(scope)
         await (refused or self._app)(scope, receive, guarded)
 
-    def _refused(self, scope: Scope) -> JSONResponse | None:
+    def _refused(self, scope: Scope) -> Response | None:
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             key = name.decode("latin-1").lower()
@@ -80,6 +76,7 @@ class Guard:
             key=headers.get(KEY_HEADER, ""),
         )
         if allowed:
+            scope.setdefault("state", {})[LET_IN] = True
             return None
         return problem(
             401,

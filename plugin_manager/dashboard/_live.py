@@ -29,6 +29,7 @@ class Live:
 
     def __init__(self, look: Callable[[], dict[str, Any]]) -> None:
         self._look = look
+        self._looked_at: dict[str, Any] | None = None
         self._sections: dict[str, str] = {}
         self._fresh = asyncio.Condition()
         self._awake = asyncio.Event()
@@ -54,6 +55,9 @@ class Live:
         except Exception:  # a defect, or a disk that comes and goes: the next look may succeed
             _log.exception("the state could not be read")
             return
+        if sections is self._looked_at:
+            return  # nothing is new to anybody
+        self._looked_at = sections
         encoded = {name: json.dumps(value, default=str) for name, value in sections.items()}
         async with self._fresh:
             self._sections = encoded

@@ -7,25 +7,20 @@ has.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Literal
 
 from attrs import field, frozen
 
 from plugin_manager import __version__
+from plugin_manager.dashboard import _readers as readers
 from plugin_manager.dashboard._access import KEY_HEADER, cookie_name
+from plugin_manager.dashboard._failures import STATUSES
+from plugin_manager.dashboard._readers import Act, Reader
 from plugin_manager.dashboard._schemas import SCHEMAS, reference
-from plugin_manager.dashboard._service import Service, Value
-from plugin_manager.document import Document
+from plugin_manager.dashboard._service import Value
 
 __all__ = ["OPERATIONS", "Operation", "description"]
-
-Act: TypeAlias = Callable[[Service], Any]
-Reader: TypeAlias = Callable[[Document, Mapping[str, str]], Act]
-
-
-def _special(_: Document, __: Mapping[str, str]) -> Act:
-    raise AssertionError("is answered by the application itself")
 
 
 @frozen
@@ -41,7 +36,7 @@ class Operation:
     path: str
     summary: str
     answers: Value
-    reader: Reader = _special
+    reader: Reader = readers.special
     takes: Mapping[str, Value] = field(factory=dict)
     required: tuple[str, ...] = ()
 
@@ -62,124 +57,129 @@ _DRY_RUN: Value = {
 }
 
 
-def _texts(body: Document, key: str) -> list[str]:
-    found = body.texts(key, [])
-    if len(found) > 1000:
-        body.fault(key, "holds more than 1000")
-        return []
-    return found
+def _get(name: str, path: str, summary: str, answers: Value, act: Act) -> Operation:
+    return Operation(name, "GET", path, summary, answers, readers.look(act))
 
 
-def _look(act: Act) -> Reader:
-    return lambda _body, _path: act
+def _post(
+    name: str,
+    summary: str,
+    answers: Value,
+    reader: Reader,
+    takes: Mapping[str, Value],
+    *required: str,
+) -> Operation:
+    return Operation(name, "POST", f"/api/{name}", summary, answers, reader, takes, required)
 
 
-def _submit(action: Literal["install", "upgrade"], key: str) -> Reader:
-    def read(body: Document, _: Mapping[str, str]) -> Act:
-        requests, dry_run = _texts(body, key), body.boolean("dry_run", False)
-        return lambda service: service.submit(action, requests, dry_run=dry_run)
-
-    return read
+def _each(name: str) -> Value:
+    return {"type": "array", "items": reference(name)}
 
 
-def _named(verb: str, **flags: bool) -> Reader:
-    """A change of one named plugin: `plan_<verb>` of a manager plans it."""
-    planner, doer = {
-        "hold": ("plan_hold", "hold"),
-        "unhold": ("plan_hold", "unhold"),
-        "pin": ("plan_pin", "pin"),
-        "unpin": ("plan_pin", "unpin"),
-    }[verb]
-
-    def read(body: Document, _: Mapping[str, str]) -> Act:
-        name, dry_run = body.text("name", longest=1000), body.boolean("dry_run", False)
-        return lambda service: service.change(
-            lambda manager: getattr(manager, planner)(name, **flags),
-            lambda manager: getattr(manager, doer)(name),
-            dry_run=dry_run,
-        )
-
-    return read
-
-
-def _uninstall(body: Document, _: Mapping[str, str]) -> Act:
-    names, dry_run = _texts(body, "names"), body.boolean("dry_run", False)
-    if not names:
-        body.fault("names", "names no plugin")
-    return lambda service: service.change(
-        lambda manager: manager.plan_uninstall(*names),
-        lambda manager: manager.uninstall(*names),
-        dry_run=dry_run,
-    )
-
-
-def _rollback(body: Document, _: Mapping[str, str]) -> Act:
-    dry_run = body.boolean("dry_run", False)
-    if "generation" in body.value:
-        number = body.integer("generation", most=10**15 - 1)
-        return lambda service: service.change(
-            lambda manager: manager.plan_rollback_to(number),
-            lambda manager: manager.rollback_to(number),
-            dry_run=dry_run,
-        )
-    name, to = body.text("name", longest=1000), body.text("to", "", longest=1000) or None
-    return lambda service: service.change(
-        lambda manager: manager.plan_rollback(name, to),
-        lambda manager: manager.rollback(name, to),
-        dry_run=dry_run,
-    )
-
-
-def _confirm(body: Document, _: Mapping[str, str]) -> Act:
-    name = body.text("name", longest=1000)
-    return lambda service: service.confirm(name)
-
-
-def _verify(body: Document, _: Mapping[str, str]) -> Act:
-    names = _texts(body, "names")
-    return lambda service: service.verify(names)
-
-
-def _repair(body: Document, _: Mapping[str, str]) -> Act:
-    names, dry_run = _texts(body, "names"), body.boolean("dry_run", False)
-    return lambda service: service.repair(names, dry_run=dry_run)
-
-
-def _update(body: Document, _: Mapping[str, str]) -> Act:
-    names = _texts(body, "names")
-    return lambda service: service.update(names)
-
-
-def _cleanup(body: Document, _: Mapping[str, str]) -> Act:
-    unfinished, dry_run = body.boolean("unfinished", False), body.boolean("dry_run", False)
-    return lambda service: service.cleanup(unfinished=unfinished, dry_run=dry_run)
-
-
-def _evict(body: Document, _: Mapping[str, str]) -> Act:
-    size_bytes, dry_run = body.integer("size_bytes"), body.boolean("dry_run", False)
-    return lambda service: service.evict(size_bytes, dry_run=dry_run)
-
-
-def _steer(verb: str, *, every: bool = False) -> Reader:
-    def read(_: Document, path: Mapping[str, str]) -> Act:
-        return lambda service: service.steer(verb, None if every else path["job"])
-
-    return read
-
-
-def _plugin(_: Document, path: Mapping[str, str]) -> Act:
-    name = f"{path['publisher']}/{path['plugin']}"
-    return lambda service: service.plugin(name)
-
-
-def _room(_: Document, path: Mapping[str, str]) -> Act:
-    return lambda service: service.room(path["job"])
-
-
-_PLAN = reference("Plan")
 _SUBMITTED: Value = {"anyOf": [reference("Submitted"), reference("Planned")]}
-_CHANGED_JOBS = reference("ChangedJobs")
-_FLAG: dict[str, Value] = {"name": _NAME, "dry_run": _DRY_RUN}
+_ONE: dict[str, Value] = {"name": _NAME}
+_SOME: dict[str, Value] = {"names": _NAMES}
+_DRY: dict[str, Value] = {"dry_run": _DRY_RUN}
+_SECRET: Value = {"type": "string", "maxLength": 200}
+_GENERATION: Value = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
+
+_LOOKS = (
+    _get(
+        "state",
+        "/api/state",
+        "All that the page shows",
+        reference("State"),
+        lambda service: service.look(),
+    ),
+    _get(
+        "list",
+        "/api/plugins",
+        "The active plugins, as `pluginctl list`",
+        _each("Listed"),
+        lambda service: service.plugins(),
+    ),
+    _get(
+        "offers",
+        "/api/offers",
+        "What there is to have, as `pluginctl search`",
+        _each("Offer"),
+        lambda service: service.offers(),
+    ),
+    _get(
+        "storage",
+        "/api/storage",
+        "What takes the room, as `pluginctl storage`",
+        reference("Storage"),
+        lambda service: service.storage(),
+    ),
+    _get(
+        "history",
+        "/api/history",
+        "The generations, newest first, as `pluginctl history`",
+        _each("Record"),
+        lambda service: service.history(),
+    ),
+    _get(
+        "agent",
+        "/api/agent",
+        "The store's agent, as `pluginctl agent status`",
+        reference("Agent"),
+        lambda service: service.agent(),
+    ),
+    _get(
+        "activity",
+        "/api/activity",
+        "What happened lately, newest first",
+        _each("Activity"),
+        lambda service: service.activity(),
+    ),
+    _get(
+        "jobs",
+        "/api/jobs",
+        "The jobs, as `pluginctl jobs`",
+        reference("Jobs"),
+        lambda service: service.jobs(),
+    ),
+)
+
+_STEERING = tuple(
+    Operation(name, "POST", path, summary, reference("ChangedJobs"), reader)
+    for name, path, summary, reader in (
+        *(
+            (f"{verb}-job", f"/api/jobs/{{job}}/{verb}", summary, readers.steer(verb))
+            for verb, summary in (
+                ("pause", "Stop a job until it is resumed"),
+                ("resume", "Go on with a job, also one that failed or was cancelled"),
+                ("cancel", "End a job; what has arrived is kept for another time"),
+                ("forget", "Remove the record of a job that is over"),
+            )
+        ),
+        *(
+            (f"{verb}-jobs", f"/api/jobs/{verb}", summary, readers.steer(verb, every=True))
+            for verb, summary in (
+                ("pause", "Stop all jobs, also those to come"),
+                ("resume", "Let jobs run again"),
+            )
+        ),
+    )
+)
+
+_FLAGS = tuple(
+    _post(
+        verb,
+        f"{summary}, as `pluginctl {verb}`",
+        reference("Plan"),
+        readers.change_one(planner, verb, **flags),
+        {**_ONE, **_DRY},
+        "name",
+    )
+    for verb, summary, planner, flags in (
+        ("hold", "Keep upgrades away from a plugin", "plan_hold", {}),
+        ("unhold", "Let upgrades change a plugin again", "plan_hold", {"held": False}),
+        ("pin", "Keep a plugin's releases from being evicted", "plan_pin", {}),
+        ("unpin", "Let a plugin's releases be evicted again", "plan_pin", {"pinned": False}),
+    )
+)
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -188,7 +188,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "/api/session",
         "Exchange the secret of a link for a session of this browser",
         reference("Session"),
-        takes={"secret": {"type": "string", "maxLength": 200}},
+        takes={"secret": _SECRET},
         required=("secret",),
     ),
     Operation("openapi", "GET", "/api/openapi.json", "This description", {"type": "object"}),
@@ -199,77 +199,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "The state as server-sent events: all sections at first, then those that change",
         {"type": "string"},
     ),
-    Operation(
-        "state",
-        "GET",
-        "/api/state",
-        "All that the page shows",
-        reference("State"),
-        _look(lambda service: service.look()),
-    ),
-    Operation(
-        "list",
-        "GET",
-        "/api/plugins",
-        "The active plugins, as `pluginctl list`",
-        {"type": "array", "items": reference("Listed")},
-        _look(lambda service: service.plugins()),
-    ),
-    Operation(
-        "offers",
-        "GET",
-        "/api/offers",
-        "What there is to have, as `pluginctl search`",
-        {"type": "array", "items": reference("Offer")},
-        _look(lambda service: service.offers()),
-    ),
+    *_LOOKS,
     Operation(
         "show",
         "GET",
         "/api/plugins/{publisher}/{plugin}",
         "A plugin with its releases, as `pluginctl show`",
         reference("Shown"),
-        _plugin,
-    ),
-    Operation(
-        "storage",
-        "GET",
-        "/api/storage",
-        "What takes the room, as `pluginctl storage`",
-        reference("Storage"),
-        _look(lambda service: service.storage()),
-    ),
-    Operation(
-        "history",
-        "GET",
-        "/api/history",
-        "The generations, newest first, as `pluginctl history`",
-        {"type": "array", "items": reference("Record")},
-        _look(lambda service: service.history()),
-    ),
-    Operation(
-        "agent",
-        "GET",
-        "/api/agent",
-        "The store's agent, as `pluginctl agent status`",
-        reference("Agent"),
-        _look(lambda service: service.agent()),
-    ),
-    Operation(
-        "activity",
-        "GET",
-        "/api/activity",
-        "What happened lately, newest first",
-        {"type": "array", "items": reference("Activity")},
-        _look(lambda service: service.activity()),
-    ),
-    Operation(
-        "jobs",
-        "GET",
-        "/api/jobs",
-        "The jobs, as `pluginctl jobs`",
-        reference("Jobs"),
-        _look(lambda service: service.jobs()),
+        readers.show,
     ),
     Operation(
         "room",
@@ -277,176 +214,88 @@ OPERATIONS: tuple[Operation, ...] = (
         "/api/jobs/{job}/room",
         "What a job lacks room for, and what could be let go for it",
         reference("Room"),
-        _room,
+        readers.room,
     ),
-    *(
-        Operation(
-            f"{verb}-job",
-            "POST",
-            f"/api/jobs/{{job}}/{verb}",
-            summary,
-            _CHANGED_JOBS,
-            _steer(verb),
-        )
-        for verb, summary in (
-            ("pause", "Stop a job until it is resumed"),
-            ("resume", "Go on with a job, also one that failed or was cancelled"),
-            ("cancel", "End a job; what has arrived is kept for another time"),
-            ("forget", "Remove the record of a job that is over"),
-        )
-    ),
-    *(
-        Operation(
-            f"{verb}-jobs",
-            "POST",
-            f"/api/jobs/{verb}",
-            summary,
-            _CHANGED_JOBS,
-            _steer(verb, every=True),
-        )
-        for verb, summary in (
-            ("pause", "Stop all jobs, also those to come"),
-            ("resume", "Let jobs run again"),
-        )
-    ),
-    Operation(
+    *_STEERING,
+    _post(
         "install",
-        "POST",
-        "/api/install",
         "Install plugins in the background; or plan it",
         _SUBMITTED,
-        _submit("install", "requests"),
-        {"requests": _REQUESTS, "dry_run": _DRY_RUN},
-        ("requests",),
+        readers.submit("install", "requests"),
+        {"requests": _REQUESTS, **_DRY},
+        "requests",
     ),
-    Operation(
+    _post(
         "upgrade",
-        "POST",
-        "/api/upgrade",
         "Upgrade plugins (none: all) in the background; or plan it",
         _SUBMITTED,
-        _submit("upgrade", "names"),
-        {"names": _NAMES, "dry_run": _DRY_RUN},
+        readers.submit("upgrade", "names"),
+        {**_SOME, **_DRY},
     ),
-    Operation(
+    _post(
         "uninstall",
-        "POST",
-        "/api/uninstall",
         "Make plugins inactive, as `pluginctl uninstall`",
-        _PLAN,
-        _uninstall,
-        {"names": _NAMES, "dry_run": _DRY_RUN},
-        ("names",),
+        reference("Plan"),
+        readers.uninstall,
+        {**_SOME, **_DRY},
+        "names",
     ),
-    Operation(
+    _post(
         "rollback",
-        "POST",
-        "/api/rollback",
         "Go back to an earlier release and hold it, or to a generation; as `pluginctl rollback`",
-        _PLAN,
-        _rollback,
+        reference("Plan"),
+        readers.rollback,
         {
-            "name": _NAME,
+            **_ONE,
             "to": {**_TEXT, "description": "The version; otherwise the one before."},
-            "generation": {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
-            "dry_run": _DRY_RUN,
+            "generation": _GENERATION,
+            **_DRY,
         },
     ),
-    Operation(
-        "hold",
-        "POST",
-        "/api/hold",
-        "Keep upgrades away from a plugin, as `pluginctl hold`",
-        _PLAN,
-        _named("hold"),
-        _FLAG,
-        ("name",),
-    ),
-    Operation(
-        "unhold",
-        "POST",
-        "/api/unhold",
-        "Let upgrades change a plugin again, as `pluginctl unhold`",
-        _PLAN,
-        _named("unhold", held=False),
-        _FLAG,
-        ("name",),
-    ),
-    Operation(
-        "pin",
-        "POST",
-        "/api/pin",
-        "Keep a plugin's releases from being evicted, as `pluginctl pin`",
-        _PLAN,
-        _named("pin"),
-        _FLAG,
-        ("name",),
-    ),
-    Operation(
-        "unpin",
-        "POST",
-        "/api/unpin",
-        "Let a plugin's releases be evicted again, as `pluginctl unpin`",
-        _PLAN,
-        _named("unpin", pinned=False),
-        _FLAG,
-        ("name",),
-    ),
-    Operation(
+    *_FLAGS,
+    _post(
         "confirm",
-        "POST",
-        "/api/confirm",
         "Say that the release a plugin was upgraded to works, as `pluginctl confirm`",
         reference("Confirmed"),
-        _confirm,
-        {"name": _NAME},
-        ("name",),
+        readers.confirm,
+        _ONE,
+        "name",
     ),
-    Operation(
+    _post(
         "verify",
-        "POST",
-        "/api/verify",
         "Verify every byte of plugins (none: all), as `pluginctl verify`",
         reference("Report"),
-        _verify,
-        {"names": _NAMES},
+        readers.verify,
+        _SOME,
     ),
-    Operation(
+    _post(
         "repair",
-        "POST",
-        "/api/repair",
         "Mend damaged plugins (none: all), as `pluginctl repair`",
         reference("Repaired"),
-        _repair,
-        {"names": _NAMES, "dry_run": _DRY_RUN},
+        readers.repair,
+        {**_SOME, **_DRY},
     ),
-    Operation(
+    _post(
         "update",
-        "POST",
-        "/api/update",
         "Bring fresh signed metadata, as `pluginctl update`",
         reference("Updated"),
-        _update,
-        {"names": _NAMES},
+        readers.update,
+        _SOME,
     ),
-    Operation(
+    _post(
         "gc",
-        "POST",
-        "/api/gc",
         "Remove what nobody needs any more, as `pluginctl gc`",
         reference("Cleanup"),
-        _cleanup,
-        {"unfinished": {"type": "boolean", "default": False}, "dry_run": _DRY_RUN},
+        readers.cleanup,
+        {"unfinished": {"type": "boolean", "default": False}, **_DRY},
     ),
-    Operation(
+    _post(
         "evict",
-        "POST",
-        "/api/evict",
         "Free at least so much by evicting the coldest releases, as `pluginctl evict`",
         reference("Cleanup"),
-        _evict,
-        {"size_bytes": {"type": "integer", "minimum": 0}, "dry_run": _DRY_RUN},
-        ("size_bytes",),
+        readers.evict,
+        {"size_bytes": {"type": "integer", "minimum": 0}, **_DRY},
+        "size_bytes",
     ),
 )
 
@@ -468,6 +317,13 @@ def description() -> Value:
         "security": [{"token": []}, {"cookie": [], "key": []}],
         "components": {
             "schemas": SCHEMAS,
+            "responses": {
+                str(status): {
+                    "description": text,
+                    "content": {"application/json": {"schema": reference("Failure")}},
+                }
+                for status, text in STATUSES.items()
+            },
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": cookie_name(":PORT")},
@@ -484,10 +340,7 @@ def _described(one: Operation) -> Value:
         "summary": one.summary,
         "responses": {
             "200": {"description": "Done.", "content": {kind: {"schema": one.answers}}},
-            "default": {
-                "description": "Refused, or failed.",
-                "content": {"application/json": {"schema": reference("Failure")}},
-            },
+            **{str(status): {"$ref": f"#/components/responses/{status}"} for status in STATUSES},
         },
     }
     if names := re.findall(r"{(\w+)}", one.path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from plugin_manager.dashboard._failures import FAMILIES
+
 __all__ = ["SCHEMAS", "nullable", "reference"]
 
 Schema = dict[str, Any]
@@ -106,8 +108,15 @@ SCHEMAS: Schema = {
     "Error": {
         "type": "object",
         "properties": {
-            "family": _TEXT,
-            "exit_code": {"type": "integer"},
+            "family": {
+                "enum": list(FAMILIES),
+                "description": "By what a caller can do about it; each has its exit code.",
+            },
+            "exit_code": {
+                "enum": sorted(FAMILIES.values()),
+                "description": "What `pluginctl` would end with: "
+                + ", ".join(f"{code} {family}" for family, code in FAMILIES.items()),
+            },
             "message": _TEXT,
             "remedy": _TEXT,
             "space": reference("Space"),

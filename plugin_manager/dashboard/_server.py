@@ -10,6 +10,7 @@ import uvicorn
 
 from plugin_manager.dashboard._access import Access
 from plugin_manager.dashboard._application import application
+from plugin_manager.dashboard._connections import MOST_ACCEPTED_AT_ONCE, Connection
 from plugin_manager.dashboard._live import Live
 from plugin_manager.dashboard._service import Service
 from plugin_manager.errors import RefusedError
@@ -17,7 +18,6 @@ from plugin_manager.manager import PluginManager
 
 __all__ = ["Dashboard"]
 
-_MOST_CONNECTIONS = 64
 _MOST_HEADER_BYTES = 16 * 1024
 _LAST_SECONDS = 2  # for answers under way when it is stopped
 
@@ -47,7 +47,7 @@ class Dashboard:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(("127.0.0.1", port))
-            self._socket.listen(_MOST_CONNECTIONS)  # who comes before `run` waits for it
+            self._socket.listen(MOST_ACCEPTED_AT_ONCE)  # who comes before `run` waits for it
         except OSError as error:
             self._socket.close()
             raise RefusedError(
@@ -59,14 +59,14 @@ class Dashboard:
         self._service.changed = live.wake
         config = uvicorn.Config(
             application(self._service, self._access, live),
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
+            backlog=MOST_ACCEPTED_AT_ONCE,
             h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
             timeout_graceful_shutdown=_LAST_SECONDS,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,14 +19,23 @@ from attrs import evolve
 from plugin_manager import __version__, agent
 from plugin_manager import _values as values
 from plugin_manager.dashboard._state import Known, cards, plugins_of, ways_to_free
-from plugin_manager.errors import BlockedError, PluginManagerError, RefusedError
-from plugin_manager.manager import Activity, Inspection, Plan, PluginManager, Report
-from plugin_manager.model import Digest, PluginName, utc_text
+from plugin_manager.errors import (
+    BlockedError,
+    LockedError,
+    NetworkError,
+    NotFoundError,
+    PluginManagerError,
+    RefusedError,
+    StoreAccessError,
+)
+from plugin_manager.manager import Activity, Inspection, Job, Plan, PluginManager, Report
+from plugin_manager.model import Digest, PluginName, PluginRequirement, utc_text
 from plugin_manager.store import Storage
 
 __all__ = ["Service"]
 
 _LOOK_AGAIN_SECONDS = 5.0  # other processes load, evict and scrub meanwhile
+_OFFERED_AGAIN_SECONDS = 300.0  # what is signed expires, though nothing changes
 _MOST_ACTIVITY = 100
 _MOST_HISTORY = 200
 
@@ -42,14 +51,16 @@ class Service:
     def __init__(self, make_manager: Callable[[], PluginManager]) -> None:
         self._make_manager = make_manager
         self.changed: Callable[[], None] = lambda: None
-        self._worker = make_manager()
+        self._worker, self._reader = make_manager(), make_manager()
         self._settings = self._worker.settings
         self._is_working = False
         self._looking = threading.Lock()
         self._known = Known()
         self._sections: Value = {}
-        self._mark: object = None
+        self._model: tuple[object, Value] | None = None
+        self._mark = self._find_mark()
         self._looked_at = float("-inf")
+        self._offered_at = float("-inf")
         self._verifying = threading.Lock()
         self._checked: datetime | None = None
         self._record_faults: tuple[str, ...] = ()
@@ -61,6 +72,7 @@ class Service:
     def close(self) -> None:
         """Stop working at jobs; what was under way is queued again."""
         self._worker.close()
+        self._reader.close()
 
     def work(self) -> None:
         """Work at the queue where nobody else does; leave it to the agent where one runs."""
@@ -73,7 +85,12 @@ class Service:
 
     @contextmanager
     def _manager(self) -> Iterator[PluginManager]:
-        """A manager for one operation, after which everything is looked at anew."""
+        """A manager for one operation, after which everything is looked at anew.
+
+        Raises StoreAccessError where the store is gone: a new one would be begun in its place.
+        """
+        if lost := self._find_loss():
+            raise lost
         with self._make_manager() as manager:
             try:
                 yield manager
@@ -89,21 +106,33 @@ class Service:
         What cannot be read is told among the `problems`, beside what can be.
         """
         with self._looking:
-            self._read_store()
-            jobs, paused = self._worker.jobs.all(), self._worker.jobs.paused
-            known = evolve(self._known, jobs=jobs, damaged=dict(self._damaged))
-            return {
-                **self._sections,
-                "plugins": cards(known),
-                "jobs": {"paused": paused, "jobs": [values.job_json(job) for job in jobs]},
-                "integrity": self.integrity(),
-            }
+            if lost := self._find_loss():
+                self._mark_as_lost(lost)
+            else:
+                self._read_store()
+            queue = self._worker.jobs
+            jobs: list[Job] = [] if lost else queue.all()
+            paused = not lost and queue.paused
+            damaged = dict(self._damaged)
+            seen = (self._sections, self._known, jobs, paused, damaged, self.integrity())
+            if self._model is None or self._model[0] != seen:
+                known = evolve(self._known, jobs=jobs, damaged=damaged)
+                model = {
+                    **self._sections,
+                    "plugins": cards(known),
+                    "jobs": {"paused": paused, "jobs": [values.job_json(job) for job in jobs]},
+                    "integrity": self.integrity(),
+                }
+                self._model = seen, model
+            return self._model[1]
 
     def _read_store(self) -> None:
         """Read what changes seldom, where it may have changed."""
         now, mark = time.monotonic(), self._find_mark()
-        if mark == self._mark and now - self._looked_at < _LOOK_AGAIN_SECONDS:
+        same = mark == self._mark
+        if same and now - self._looked_at < _LOOK_AGAIN_SECONDS:
             return
+        has_offers = same and now - self._offered_at < _OFFERED_AGAIN_SECONDS
         self._mark, self._looked_at = mark, now
         problems: list[PluginManagerError] = []
 
@@ -115,31 +144,67 @@ class Service:
                     problems.append(error)
                 return otherwise
 
-        with self._make_manager() as manager:
-            storage = read(manager.storage, None)
-            records = read(manager.history, [])
-            evicted = read(manager.evicted, [])
-            self._known = Known(
-                offers=read(manager.offers, self._known.offers),
-                evicted={one.release.plugin for one in evicted},
-                trials=read(manager.trials, {}),
-                records=records,
-            )
-            activity = read(lambda: manager.activity(_MOST_ACTIVITY), [])
+        manager = self._reader
+        storage = read(manager.storage, None)
+        records = read(manager.history, [])
+        evicted = read(manager.evicted, [])
+        trials = read(manager.trials, {})
+        activity = read(lambda: manager.activity(_MOST_ACTIVITY), [])
+        offers = self._known.offers
+        if not has_offers:
+            before = len(problems)
+            offers = read(manager.offers, offers)
+            self._offered_at = now if len(problems) == before else float("-inf")
+        self._known = Known(
+            offers=offers,
+            evicted={one.release.plugin for one in evicted},
+            trials=trials,
+            records=records,
+        )
         self._forget(storage, activity)
-        self._sections = {
-            "store": {
-                "directory": str(self._settings.store),
-                "repository": self._settings.repository,
-                "host_version": str(self._settings.host_version or "") or None,
-                "program_version": __version__,
-            },
-            "storage": storage and values.storage_json(storage),
-            "history": values.history_json(records[:_MOST_HISTORY]),
-            "agent": values.agent_json(agent.status(self._settings.store)),
-            "activity": [values.activity_json(one) for one in activity],
-            "problems": [values.error_json(error) for error in problems],
+        self._sections = self._made_sections(
+            storage=storage and values.storage_json(storage),
+            history=values.history_json(records[:_MOST_HISTORY]),
+            agent=values.agent_json(agent.status(self._settings.store)),
+            activity=[values.activity_json(one) for one in activity],
+            problems=[values.error_json(error) for error in problems],
+        )
+
+    def _made_sections(self, **sections: Any) -> Value:
+        store = {
+            "directory": str(self._settings.store),
+            "repository": self._settings.repository,
+            "host_version": str(self._settings.host_version or "") or None,
+            "program_version": __version__,
         }
+        return {"store": store, **sections}
+
+    def _find_loss(self) -> StoreAccessError | None:
+        """What is wrong where the store, in which something was, holds nothing any more."""
+        if not self._mark or self._find_mark():
+            return None
+        return StoreAccessError(
+            f"the store {self._settings.store} is gone, or cannot be read",
+            path=self._settings.store,
+            remedy="Bring it back (mount its disk, restore its permissions), and this page goes on."
+            " To begin with an empty one, start the dashboard again.",
+        )
+
+    def _mark_as_lost(self, error: StoreAccessError) -> None:
+        """Show that, and nothing else; look at everything anew once it is back."""
+        if self._sections.get("problems") == [values.error_json(error)]:
+            return
+        self._known = Known()
+        self._reader.close()
+        self._reader = self._make_manager()
+        self._looked_at = self._offered_at = float("-inf")
+        self._sections = self._made_sections(
+            storage=None,
+            history=[],
+            agent=values.agent_json(agent.status(self._settings.store)),
+            activity=[],
+            problems=[values.error_json(error)],
+        )
 
     def _forget(self, storage: Storage | None, activity: Sequence[Activity]) -> None:
         """Drop what was found of releases that were mended or left since, by whomever."""
@@ -157,12 +222,16 @@ class Service:
                 and (there is None or head in heads or head in there)
             }
 
-    def _find_mark(self) -> object:
-        """What is another after every change of what is active, or of the signed metadata."""
-        found = []
+    def _find_mark(self) -> Mapping[str, object]:
+        """What is another after every change of what is active, or of the signed metadata.
+
+        Empty where neither can be found.
+        """
+        found = {}
         for name in ("current", "trust/current"):
             with suppress(OSError):
-                found.append((self._settings.store / name).stat().st_mtime_ns)
+                status = (self._settings.store / name).stat()
+                found[name] = status.st_ino, status.st_size, status.st_mtime_ns
         return found
 
     def integrity(self) -> Value:
@@ -235,10 +304,11 @@ class Service:
     def submit(
         self, action: Literal["install", "upgrade"], requests: Sequence[str], *, dry_run: bool
     ) -> Value:
-        """Install or upgrade in the background; or plan it."""
-        if dry_run:
-            with self._manager() as manager:
+        """Install or upgrade in the background; or plan it. Raises NotFoundError at once."""
+        with self._manager() as manager:
+            if dry_run:
                 return {"plan": values.plan_json(_plan(manager, action, requests), dry_run=True)}
+            _require_known(manager, action, requests)
         job = self._worker.jobs.submit(*requests, action=action)
         self.changed()
         return {"jobs": [values.job_json(job)]}
@@ -347,6 +417,27 @@ class Service:
 def _plan(manager: PluginManager, action: str, requests: Sequence[str]) -> Plan:
     act = manager.plan_install if action == "install" else manager.plan_upgrade
     return act(*requests)
+
+
+def _require_known(manager: PluginManager, action: str, requests: Sequence[str]) -> None:
+    """Raise NotFoundError for what no job could work at, as far as that can be known now."""
+    if action == "upgrade":
+        installed = {one.release.plugin for one in manager.installed()}
+        for plugin in map(PluginName.parse, requests):
+            if plugin not in installed:
+                raise NotFoundError(
+                    f"{plugin} is not installed", remedy="Install it, or upgrade what is."
+                )
+        return
+    unknown: list[PluginName] = []
+    for plugin in [PluginRequirement.parse(request).plugin for request in requests]:
+        try:
+            manager.info(plugin)
+        except NotFoundError:
+            unknown.append(plugin)
+    if unknown:
+        with suppress(NetworkError, LockedError):  # a job waits for both
+            manager.update(*unknown)
 
 
 def _repairs(activity: Sequence[Activity]) -> set[Activity]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +18,10 @@ from tests.dashboard.scene import chromium
 SECONDS = 30_000
 
 
-def needs_chromium(test: Callable[..., None]) -> Callable[..., None]:
-    """`test`, skipped where Chromium is not installed; where CI is set, it fails there instead."""
-    absent = chromium() is None and not os.environ.get("CI")
-    return pytest.mark.skipif(absent, reason="Chromium is not installed")(test)
+# Where CI is set, tests without it fail instead.
+needs_chromium = pytest.mark.skipif(
+    chromium() is None and not os.environ.get("CI"), reason="Chromium is not installed"
+)
 
 
 @contextmanager
@@ -74,6 +74,30 @@ class Visit:
     def wait_for(self, plugin: str, state: str) -> Locator:
         found = self.card(plugin)
         found.locator(f'.chip[data-state="{state}"]').wait_for()
+        return found
+
+    def beyond_the_edge(self, selector: str = "html") -> float:
+        """How many pixels of it one would have to scroll sideways for."""
+        script = "selector => document.querySelector(selector).scrollWidth - innerWidth"
+        return float(self.page.evaluate(script, selector))
+
+    def broken_words(self) -> list[str]:
+        """The names and headings of which a word goes on in another line."""
+        found: list[str] = self.page.evaluate(
+            """() => [...document.querySelectorAll("h1, h2, .name")].flatMap((one) => {
+                const broken = [];
+                const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+                while (texts.nextNode()) {
+                    for (const word of texts.currentNode.data.matchAll(/\\S+/g)) {
+                        const range = document.createRange();
+                        range.setStart(texts.currentNode, word.index);
+                        range.setEnd(texts.currentNode, word.index + word[0].length);
+                        if (range.getClientRects().length > 1) broken.push(word[0]);
+                    }
+                }
+                return broken;
+            })"""
+        )
         return found
 
     def toast(self, text: str) -> None:

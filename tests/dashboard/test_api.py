@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import jsonschema
 import pytest
@@ -15,8 +19,11 @@ from attrs import evolve
 
 from plugin_manager import PluginManager
 from plugin_manager.agent import Agent
+from plugin_manager.dashboard import _service
+from plugin_manager.dashboard._failures import FAMILIES
 from plugin_manager.dashboard._openapi import OPERATIONS, Operation, description
 from plugin_manager.dashboard._schemas import SCHEMAS
+from plugin_manager.errors import LockedError, NetworkError
 from plugin_manager.settings import AgentPolicy
 from tests.dashboard.conftest import Client, running, until
 from tests.dashboard.scene import PROJECT, noise, tamper
@@ -200,6 +207,8 @@ def test_a_whole_life_is_as_described(populated: World, checked: Checked) -> Non
         ("GET", "/api/plugins/acme/-", None, 400),
         ("POST", "/api/uninstall", {"names": []}, 400),
         ("POST", "/api/rollback", {}, 400),
+        ("POST", "/api/install", {"requests": ["acme/nothing"]}, 404),
+        ("POST", "/api/upgrade", {"names": ["globex/fonts"]}, 404),
         ("POST", "/api/rollback", {"name": "acme/maps"}, 404),
         ("POST", "/api/jobs/nothing/pause", None, 404),
         ("POST", "/api/evict", {"size_bytes": 10**15}, 507),
@@ -224,6 +233,75 @@ def is_asked(one: Operation, asked: set[tuple[str, str]]) -> bool:
         )
         for method, path in asked
     )
+
+
+def test_every_refusal_has_the_exit_code_of_its_family(world: World, client: Client) -> None:
+    table = (PROJECT / "docs" / "operating.md").read_text().partition("## Exit codes")[2]
+    documented = {one[2]: int(one[1]) for one in re.finditer(r"^\| (\d+) \| `(.+?)`", table, re.M)}
+    documented["usage"] = 2
+    assert documented == FAMILIES
+    bearer = {"Authorization": f"Bearer {client.dashboard.token}"}
+    text = {**bearer, "Content-Type": "text/plain"}
+    evil = {**bearer, "Origin": "http://evil.example"}
+    asked = {
+        ("GET", "/api/jobs"): ({}, 401, "refused"),
+        ("GET", "/api/state"): (evil, 403, "refused"),
+        ("GET", "/api/nothing"): (bearer, 404, "not-found"),
+        ("GET", "/nothing"): ({}, 404, "not-found"),
+        ("GET", "/api/install"): (bearer, 405, "usage"),
+        ("DELETE", "/api/jobs"): (bearer, 405, "usage"),
+        ("POST", "/api/install"): (text, 415, "invalid-input"),
+        ("POST", "/api/jobs/nothing/pause"): (bearer, 404, "not-found"),
+        ("POST", "/api/rollback"): (bearer, 400, "invalid-input"),
+    }
+    told = description()["components"]["responses"]
+    for (method, path), (headers, status, family) in asked.items():
+        data = {} if method == "POST" else None
+        more = {"data": "{}"} if "Content-Type" in headers else {"json": data}
+        answer = client.ask(method, path, headers=headers, **more)
+        assert answer.status_code == status, path
+        value = answer.json()
+        validate(value, {"$ref": "#/components/schemas/Failure"})
+        assert (value["error"]["family"], value["error"]["exit_code"]) == (
+            family,
+            documented[family],
+        )
+        assert str(status) in told
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/install", {"requests": ["acme/maps", "acme/nothing"]}),
+        ("/api/install", {"requests": ["nobody/nothing>=1"]}),
+        ("/api/upgrade", {"names": ["acme/maps"]}),
+        ("/api/upgrade", {"names": ["nobody/nothing"]}),
+    ],
+)
+def test_what_nobody_knows_is_refused_at_once(
+    populated: World, client: Client, path: str, body: Any
+) -> None:
+    for _ in range(2):
+        error = client.post(path, body, 404)["error"]
+        assert (error["family"], error["exit_code"]) == ("not-found", 4)
+        assert error["remedy"]
+    assert client.get("/api/jobs")["jobs"] == []
+
+
+def test_what_is_in_the_repository_is_taken_though_it_was_never_asked_about(
+    populated: World, client: Client
+) -> None:
+    client.post("/api/install", {"requests": ["acme/maps"]})
+    client.wait_for("acme/maps", "installed")
+
+
+@pytest.mark.parametrize("error", [NetworkError("down"), LockedError("busy")], ids=type)
+def test_what_cannot_be_asked_about_now_waits(
+    populated: World, client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(PluginManager, "update", Mock(side_effect=error))
+    job = client.post("/api/install", {"requests": ["acme/maps"]})["jobs"][0]
+    assert job["requests"] == ["acme/maps"]
 
 
 def test_values_are_those_that_the_command_prints(populated: World, client: Client) -> None:
@@ -261,6 +339,18 @@ def test_damage_is_found_told_and_mended(populated: World, client: Client) -> No
     assert client.card("acme/maps")["state"] == "installed"
     assert client.get("/api/state")["integrity"]["good"]
     assert client.post("/api/verify")["good"]
+
+
+def test_looking_at_one_plugin_says_nothing_of_the_others(populated: World, client: Client) -> None:
+    manager = populated.manager()
+    manager.install("acme/maps==1.1", "globex/fonts")
+    for plugin, file in (("acme/maps", "maps.py"), ("globex/fonts", "fonts.py")):
+        tamper(manager, plugin, file)
+    for names in (["acme/maps"], ["globex/fonts"]):
+        client.post("/api/verify", {"names": names})
+    integrity = client.get("/api/state")["integrity"]
+    assert [one["plugin"] for one in integrity["damaged"]] == ["acme/maps", "globex/fonts"]
+    assert integrity["checked"] is None, "the whole was not looked at"
 
 
 @pytest.mark.parametrize("end", ["repair", "upgrade", "uninstall"])
@@ -379,6 +469,83 @@ def test_what_cannot_be_read_is_a_problem_and_not_a_failure(
     assert state["problems"][0]["remedy"]
 
 
+def test_a_store_that_vanishes_is_told_and_comes_back(populated: World, client: Client) -> None:
+    populated.manager().install("acme/maps")
+    assert client.card("acme/maps")["state"] == "installed"
+    store = populated.directory / "store"
+    away = store.rename(populated.directory / "away")
+    until(lambda: client.get("/api/state")["problems"], bool)
+    state = client.get("/api/state")
+    validate(state, {"$ref": "#/components/schemas/State"})
+    [problem] = state["problems"]
+    assert (problem["family"], problem["exit_code"]) == ("store", 14)
+    assert str(store) in problem["message"]
+    assert state["plugins"] == []
+    for path, body in (("update", {}), ("install", {"requests": ["acme/maps"]})):
+        assert client.post(f"/api/{path}", body, 409)["error"]["family"] == "store"
+    time.sleep(2.5)  # a round of looking after the queue
+    assert not (store / "current").exists(), "no other is begun in its place"
+    if store.exists():
+        shutil.rmtree(store)
+    away.rename(store)
+    assert client.wait_for("acme/maps", "installed")
+    assert client.get("/api/state")["problems"] == []
+    client.post("/api/pin", {"name": "acme/maps"})
+
+
+def test_a_store_that_comes_back_as_an_older_copy_is_shown(
+    populated: World, client: Client
+) -> None:
+    """Who has seen newer metadata refuses older: what was restored is seen with new eyes."""
+    populated.manager().install("acme/maps==1.0")
+    store, copy = populated.directory / "store", populated.directory / "copy"
+    shutil.copytree(store, copy, symlinks=True)
+    populated.publish("acme/maps 1.2", {"maps.py": "x = 3"})
+    client.post("/api/update")
+    assert client.card("acme/maps")["newest"] == "1.2"
+    shutil.rmtree(store)
+    until(lambda: client.get("/api/state")["problems"], bool)
+    copy.rename(store)
+    assert client.wait_for("acme/maps", "update")["newest"] == "1.1"
+    assert client.get("/api/state")["problems"] == []
+
+
+def test_control_a_store_that_was_never_there_is_no_loss(world: World, client: Client) -> None:
+    assert not (world.directory / "store" / "current").exists()
+    state = client.get("/api/state")
+    assert (state["problems"], state["plugins"]) == ([], [])
+
+
+def test_offers_are_read_where_something_changed_and_not_otherwise(
+    populated: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = PluginManager.offers
+
+    def counted(manager: PluginManager) -> Any:
+        read.append(1)
+        return real(manager)
+
+    populated.manager().install("acme/maps==1.0")
+    client.get("/api/state")
+    monkeypatch.setattr(PluginManager, "offers", counted)
+    monkeypatch.setattr(_service, "_LOOK_AGAIN_SECONDS", 0.0)
+    for _ in range(5):
+        first = client.get("/api/state")
+    assert read == []
+    assert first["plugins"][0]["state"] == "update"
+    populated.manager().upgrade("acme/maps")
+    assert client.card("acme/maps")["state"] == "installed"
+    assert len(read) == 1, "after a change by others"
+    populated.withdraw("acme/maps 1.1", "yanked", "Too thin.")
+    client.post("/api/update")
+    assert client.card("acme/maps")["state"] == "yanked"
+    assert len(read) == 2, "after news"
+    monkeypatch.setattr(_service, "_OFFERED_AGAIN_SECONDS", 0.0)
+    client.get("/api/state")
+    assert len(read) == 3, "and now and then: what is signed expires"
+
+
 @pytest.fixture
 def full(populated: World) -> Iterator[Client]:
     populated.publish("globex/model 1.0", {"model.bin": noise(600_000)})
@@ -401,6 +568,28 @@ def test_a_lack_of_space_says_what_could_go(full: Client) -> None:
     assert room["space"]["missing_bytes"] > 0
     assert [(way["kind"], way["plugin"]) for way in room["ways"]] == [("unpin", "acme/maps")]
     assert room["ways"][0]["bytes"] > 50_000
+
+
+def test_what_a_job_has_fetched_itself_is_not_offered_to_go(populated: World) -> None:
+    """It goes on from there; what another left behind may go."""
+    populated.publish("globex/model 1.0", {"model.bin": noise(3_000_000)})
+    slow = {"PLUGINCTL_MAX_RATE": "500kB"}
+    with running(lambda: populated.manager(environment=slow)) as client:
+
+        def kinds(job: str) -> set[str]:
+            return {way["kind"] for way in client.get(f"/api/jobs/{job}/room")["ways"]}
+
+        other = client.post("/api/install", {"requests": ["globex/fonts"]})["jobs"][0]["id"]
+        client.wait_for("globex/fonts", "installed")
+        job = client.post("/api/install", {"requests": ["globex/model"]})["jobs"][0]["id"]
+        until(lambda: client.get("/api/storage")["unfinished_bytes"], lambda size: size > 500_000)
+        client.post(f"/api/jobs/{job}/pause")
+        client.wait_for("globex/model", "paused")
+        assert "unfinished" not in kinds(job)
+        client.post(f"/api/jobs/{job}/cancel")
+        client.wait_for("globex/model", "available")
+        client.post(f"/api/jobs/{job}/forget")
+        assert "unfinished" in kinds(other), "control: nobody goes on with it any more"
 
 
 def test_a_defect_is_told_without_its_inside(

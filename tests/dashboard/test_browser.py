@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from tests.dashboard.scene import agent, dashboard, noise, publish, tamper
 from tests.nginx import needs_nginx, nginx
 from tests.world import World
 
-pytestmark = pytest.mark.xdist_group("browser")  # one Chromium for all
+pytestmark = [needs_chromium, pytest.mark.xdist_group("browser")]  # one Chromium for all
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def chromium_browser() -> Iterator[Browser]:
 
 Visitor = Callable[..., Visit]
 Server = Callable[[Callable[[], PluginManager]], Client]
+Show = Callable[..., tuple[Visit, Client]]
 
 
 @pytest.fixture
@@ -68,6 +70,17 @@ def slowly(world: World, bytes_per_second: int, **settings: Any) -> Callable[[],
 
 
 @pytest.fixture
+def show(visitor: Visitor, serve: Server) -> Show:
+    """Shows the store of a world: runs a dashboard of it, and opens its page."""
+
+    def shown(make_manager: Callable[[], PluginManager], **more: Any) -> tuple[Visit, Client]:
+        client = serve(make_manager)
+        return visitor(client.dashboard.link(), **more), client
+
+    return shown
+
+
+@pytest.fixture
 def maps(world: World) -> World:
     """Maps 1.0 and 1.1, of which 1.0 was active before 1.1; and fonts that can be had."""
     for version in ("1.0", "1.1"):
@@ -91,7 +104,6 @@ def model(world: World) -> World:
 # --- downloads -----------------------------------------------------------------------------------
 
 
-@needs_chromium
 @needs_nginx
 def test_installing_shows_live_progress(world: World, visitor: Visitor, serve: Server) -> None:
     world.publish("acme/model 1.0", {"model.bin": noise(4_000_000)})
@@ -117,7 +129,6 @@ def test_installing_shows_live_progress(world: World, visitor: Visitor, serve: S
     assert world.manager().installed()
 
 
-@needs_chromium
 def test_a_download_goes_on_after_the_dashboard_was_killed(
     model: World, visitor: Visitor, serve: Server
 ) -> None:
@@ -153,7 +164,6 @@ def test_a_download_goes_on_after_the_dashboard_was_killed(
     assert job["progress"]["total_bytes"] <= 13_000_000, "what had arrived was not fetched again"
 
 
-@needs_chromium
 def test_a_download_is_paused_and_resumed_over_a_restart_of_the_agent(
     model: World, visitor: Visitor
 ) -> None:
@@ -184,12 +194,8 @@ def test_a_download_is_paused_and_resumed_over_a_restart_of_the_agent(
     assert job.progress.total_bytes <= 13_000_000, "what had arrived was not fetched again"
 
 
-@needs_chromium
-def test_a_cancelled_download_ends_and_can_be_had_again(
-    model: World, visitor: Visitor, serve: Server
-) -> None:
-    client = serve(slowly(model, 500_000))
-    visit = visitor(client.dashboard.link())
+def test_a_cancelled_download_ends_and_can_be_had_again(model: World, show: Show) -> None:
+    visit, client = show(slowly(model, 500_000))
     visit.button("Install", "acme/model").click()
     visit.wait_for("acme/model", "downloading")
     visit.button("Cancel", "acme/model").click()
@@ -200,15 +206,11 @@ def test_a_cancelled_download_ends_and_can_be_had_again(
     expect(visit.button("Install", "acme/model")).to_be_enabled()
 
 
-@needs_chromium
-def test_all_downloads_are_paused_and_resumed_at_once(
-    world: World, visitor: Visitor, serve: Server
-) -> None:
+def test_all_downloads_are_paused_and_resumed_at_once(world: World, show: Show) -> None:
     for name in ("acme/one", "acme/two"):
         world.publish(f"{name} 1.0", {"data": noise(3_000_000)})
     world.manager().update()
-    client = serve(slowly(world, 200_000))
-    visit = visitor(client.dashboard.link())
+    visit, client = show(slowly(world, 200_000))
     for name in ("acme/one", "acme/two"):
         visit.button("Install", name).click()
         visit.wait_for(name, "downloading")
@@ -224,10 +226,8 @@ def test_all_downloads_are_paused_and_resumed_at_once(
 # --- what is installed ---------------------------------------------------------------------------
 
 
-@needs_chromium
-def test_rolling_back_and_forth(maps: World, visitor: Visitor, serve: Server) -> None:
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+def test_rolling_back_and_forth(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
     visit.wait_for("acme/maps", "installed")
     visit.button("Details", "acme/maps").click()
     sheet = visit.page.locator("#detail")
@@ -243,10 +243,8 @@ def test_rolling_back_and_forth(maps: World, visitor: Visitor, serve: Server) ->
     assert str(maps.manager().installed()[0].release.version) == "1.1"
 
 
-@needs_chromium
-def test_pinning_and_uninstalling(maps: World, visitor: Visitor, serve: Server) -> None:
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+def test_pinning_and_uninstalling(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
     visit.button("Details", "acme/maps").click()
     sheet, ask = visit.page.locator("#detail"), visit.page.locator("#ask")
     sheet.get_by_role("button", name="Pin: ").click()
@@ -261,12 +259,8 @@ def test_pinning_and_uninstalling(maps: World, visitor: Visitor, serve: Server) 
     assert maps.manager().installed() == []
 
 
-@needs_chromium
-def test_changes_from_elsewhere_appear_without_reloading(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+def test_changes_from_elsewhere_appear_without_reloading(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
     visit.wait_for("globex/fonts", "available")
     maps.manager().install("globex/fonts")
     visit.wait_for("globex/fonts", "installed")
@@ -276,12 +270,8 @@ def test_changes_from_elsewhere_appear_without_reloading(
     assert visit.page.evaluate("performance.getEntriesByType('navigation').length") == 1
 
 
-@needs_chromium
-def test_a_page_that_nobody_looks_at_holds_no_connection(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+def test_a_page_that_nobody_looks_at_holds_no_connection(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
     visit.wait_for("globex/fonts", "available")
     look = """hidden => {
         Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
@@ -295,16 +285,17 @@ def test_a_page_that_nobody_looks_at_holds_no_connection(
     visit.wait_for("globex/fonts", "installed")
 
 
-@needs_chromium
-def test_a_full_store_offers_what_to_free(model: World, visitor: Visitor, serve: Server) -> None:
+def test_a_full_store_offers_what_to_free(model: World, show: Show) -> None:
     model.publish("acme/maps 1.0", {"data": noise(1_000_000)})
     model.manager().install("acme/maps")
     model.manager().pin("acme/maps")
     environment = {"PLUGINCTL_MAX_STORE": "5200kB"}
-    client = serve(lambda: model.manager(environment=environment))
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(lambda: model.manager(environment=environment))
     visit.button("Install", "acme/model").click()
     visit.wait_for("acme/model", "failed")
+    cut = "element => element.scrollHeight - element.clientHeight"
+    reason = visit.card("acme/model").locator(".reason")
+    assert [one.evaluate(cut) for one in [reason, *reason.locator("p").all()]] == [0, 0, 0]
     visit.button("Free space…", "acme/model").click()
     ask = visit.page.locator("#ask")
     expect(ask.get_by_role("heading")).to_have_text("Not enough space")
@@ -318,13 +309,9 @@ def test_a_full_store_offers_what_to_free(model: World, visitor: Visitor, serve:
     visit.judge()
 
 
-@needs_chromium
-def test_a_tampered_plugin_is_found_and_repaired(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
+def test_a_tampered_plugin_is_found_and_repaired(maps: World, show: Show) -> None:
     tamper(maps.manager(), "acme/maps", "data")
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(maps.manager)
     visit.button("Verify now").click()
     card = visit.wait_for("acme/maps", "damaged")
     expect(card).to_contain_text("Damaged: data")
@@ -336,13 +323,9 @@ def test_a_tampered_plugin_is_found_and_repaired(
     assert maps.manager().verify().good
 
 
-@needs_chromium
-def test_a_blocked_plugin_says_why_and_offers_the_way_back(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
+def test_a_blocked_plugin_says_why_and_offers_the_way_back(maps: World, show: Show) -> None:
     maps.withdraw("acme/maps 1.1", "blocked", "Leaks keys.")
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(maps.manager)
     visit.button("Check for updates").click()
     card = visit.wait_for("acme/maps", "blocked")
     expect(card).to_contain_text("The publisher blocked this release: Leaks keys.")
@@ -374,13 +357,9 @@ def many(world: World) -> World:
     return world
 
 
-@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_state_is_fit_for_everybody(
-    many: World, visitor: Visitor, serve: Server, scheme: str
-) -> None:
-    client = serve(slowly(many, 100_000))
-    visit = visitor(client.dashboard.link(), color_scheme=scheme)
+def test_every_state_is_fit_for_everybody(many: World, show: Show, scheme: str) -> None:
+    visit, _ = show(slowly(many, 100_000), color_scheme=scheme)
     visit.button("Install", "globex/model").click()
     visit.button("Verify now").click()
     for plugin, state in {
@@ -395,6 +374,7 @@ def test_every_state_is_fit_for_everybody(
         visit.wait_for(plugin, state)
     expect(visit.card("globex/vision").get_by_role("button", name="Install")).to_be_disabled()
     expect(visit.card("globex/vision")).to_contain_text("needs host >= 4, this host is 1.0")
+    visit.page.get_by_role("progressbar", name="Downloading: globex/model").wait_for()
     visit.judge()
     visit.button("Details", "acme/themes").click()
     visit.judge()
@@ -405,12 +385,64 @@ def test_every_state_is_fit_for_everybody(
     visit.judge()
 
 
-@needs_chromium
-def test_control_axe_finds_what_is_not_labelled(
-    maps: World, visitor: Visitor, serve: Server
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_part_of_the_storage_is_known_by_more_than_its_colour(
+    many: World, show: Show, scheme: str
 ) -> None:
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(many.manager, color_scheme=scheme)
+    visit.wait_for("acme/themes", "blocked")
+    look = """elements => elements.map(one => {
+        const style = getComputedStyle(one);
+        return [one.textContent, style.backgroundImage, style.backgroundColor, style.color];
+    })"""
+    legend = visit.page.locator(".legend .swatch").evaluate_all(look)
+    bar = visit.page.locator(".bar > span").evaluate_all(look)
+    assert len(legend) == len(bar) >= 6
+    keys = [number or pattern for number, pattern, _, _ in legend]
+    assert len(set(keys)) == len(keys)
+    assert "none" not in keys
+    tones = [tone for number, _, tone, _ in legend if number]
+    assert len(set(tones)) == len(tones)
+    assert [part[1:3] for part in bar] == [part[1:3] for part in legend], "in the same order"
+    [(_, _, ground, _)] = visit.page.locator(".panel.storage").evaluate_all(look)
+    for number, _, tone, ink in legend:
+        if number:
+            assert contrast(tone, ground) >= 3, (number, tone)
+            assert contrast(tone, ink) >= 4.5, (number, tone)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours as CSS tells them, by WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_a_store_that_goes_away_is_told_and_its_return_is_seen(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
+    visit.wait_for("acme/maps", "installed")
+    store, away = maps.directory / "store", maps.directory / "away"
+    store.rename(away)
+    alert = visit.page.get_by_role("alert")
+    expect(alert).to_contain_text("is gone, or cannot be read")
+    expect(alert).to_contain_text("Bring it back")
+    expect(visit.page.locator(".empty")).to_contain_text("Nothing can be shown.")
+    visit.judge()
+    visit.expect("409")
+    visit.button("Check for updates").click()
+    visit.toast("is gone, or cannot be read")
+    away.rename(store)
+    visit.wait_for("acme/maps", "installed")
+    expect(alert).to_have_count(0)
+
+
+def test_control_axe_finds_what_is_not_labelled(maps: World, show: Show) -> None:
+    visit, _ = show(maps.manager)
     visit.wait_for("acme/maps", "installed")
     visit.judge()
     visit.page.evaluate("document.getElementById('search').removeAttribute('aria-label')")
@@ -418,7 +450,6 @@ def test_control_axe_finds_what_is_not_labelled(
     assert any("label" in one for one in visit.violations())
 
 
-@needs_chromium
 def test_control_a_page_that_logs_is_found(
     maps: World, chromium_browser: Browser, serve: Server
 ) -> None:
@@ -429,17 +460,13 @@ def test_control_a_page_that_logs_is_found(
         visit.close()
 
 
-@needs_chromium
-def test_dark_follows_the_system_until_it_is_chosen(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
+def test_dark_follows_the_system_until_it_is_chosen(maps: World, show: Show) -> None:
     def is_dark() -> bool:
         script = "() => getComputedStyle(document.body).backgroundColor"
         numbers = [int(part) for part in visit.page.evaluate(script)[4:-1].split(",")]
         return sum(numbers) < 3 * 128
 
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link(), color_scheme="dark")
+    visit, _ = show(maps.manager, color_scheme="dark")
     assert is_dark()
     visit.page.emulate_media(color_scheme="light")
     assert not is_dark()
@@ -453,21 +480,22 @@ def test_dark_follows_the_system_until_it_is_chosen(
     visit.wait_for("acme/maps", "installed")  # and the session lasts
 
 
-@needs_chromium
-@pytest.mark.parametrize("width", [320, 820])
-def test_a_narrow_screen_shows_everything(
-    many: World, visitor: Visitor, serve: Server, width: int
-) -> None:
-    client = serve(many.manager)
-    visit = visitor(client.dashboard.link(), viewport={"width": width, "height": 700})
+@pytest.mark.parametrize("width", [320, 390, 500, 820])
+def test_a_narrow_screen_shows_everything(many: World, show: Show, width: int) -> None:
+    visit, _ = show(many.manager, viewport={"width": width, "height": 700})
     visit.wait_for("acme/themes", "blocked")
     page = visit.page
-    wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(wide) == 0, "nothing is beyond the edge"
+    assert visit.beyond_the_edge() == 0
+    for one in page.locator(".filter").all():
+        box = one.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= width, "what could be seen needs no scrolling"
+    assert visit.broken_words() == []
     for name in ("Storage", "Integrity", "Agent", "Activity"):
         page.get_by_role("heading", name=name, exact=True).scroll_into_view_if_needed()
     visit.button("Details", "acme/themes").click()
-    assert page.evaluate(wide) == 0
+    assert visit.beyond_the_edge() == 0
+    assert visit.broken_words() == []
     box = page.locator("#detail").bounding_box()
     assert box
     assert box["width"] <= width
@@ -475,11 +503,9 @@ def test_a_narrow_screen_shows_everything(
     expect(page.locator("#detail")).to_be_hidden()
 
 
-@needs_chromium
-def test_the_keyboard_alone_will_do(maps: World, visitor: Visitor, serve: Server) -> None:
+def test_the_keyboard_alone_will_do(maps: World, show: Show) -> None:
     focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.id"
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(maps.manager)
     page = visit.page
     visit.wait_for("globex/fonts", "available")
     page.keyboard.press("Tab")
@@ -508,10 +534,8 @@ def test_the_keyboard_alone_will_do(maps: World, visitor: Visitor, serve: Server
     assert page.evaluate(focused) == "Details: globex/fonts", "the focus is where it was"
 
 
-@needs_chromium
-def test_the_focus_stays_while_things_change(model: World, visitor: Visitor, serve: Server) -> None:
-    client = serve(slowly(model, 400_000))
-    visit = visitor(client.dashboard.link())
+def test_the_focus_stays_while_things_change(model: World, show: Show) -> None:
+    visit, _ = show(slowly(model, 400_000))
     visit.button("Install", "acme/model").click()
     visit.wait_for("acme/model", "downloading")
     visit.button("Cancel", "acme/model").focus()
@@ -528,10 +552,7 @@ MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script><b>bold</b>&lt;i&
 BIDI = "safe\u202eevil\u2066\u200f"
 
 
-@needs_chromium
-def test_hostile_words_of_publishers_stay_words(
-    world: World, visitor: Visitor, serve: Server
-) -> None:
+def test_hostile_words_of_publishers_stay_words(world: World, show: Show) -> None:
     for name, words in (("markup", MARKUP), ("bidi", BIDI), ("long", "W" * 9_990)):
         said, short = json.dumps(words), json.dumps(words[:190])
         more = f'description = {said}\nlicense = {short}\nhomepage = "javascript:alert(3)"'
@@ -541,8 +562,7 @@ def test_hostile_words_of_publishers_stay_words(
     world.withdraw("acme/markup 1.0", "blocked", MARKUP)
     world.withdraw("acme/bidi 1.0", "yanked", BIDI)
     world.manager().update()
-    client = serve(world.manager)
-    visit = visitor(client.dashboard.link(), viewport={"width": 390, "height": 844})
+    visit, _ = show(world.manager, viewport={"width": 390, "height": 844})
     page = visit.page
     card = visit.wait_for("acme/markup", "blocked")
     expect(card).to_contain_text(MARKUP)
@@ -553,24 +573,18 @@ def test_hostile_words_of_publishers_stay_words(
             expect(page.locator("#detail .description")).to_have_text(MARKUP)
             expect(page.locator("#detail")).to_contain_text("javascript:alert(3)")
             assert page.locator("#detail a").count() == 0
-        wide = "() => document.querySelector('.sheet-body').scrollWidth - innerWidth"
-        assert page.evaluate(wide) <= 0
+        assert visit.beyond_the_edge(".sheet-body") <= 0
         page.keyboard.press("Escape")
-    wide = "() => document.documentElement.scrollWidth - innerWidth"
-    assert page.evaluate(wide) <= 0
+    assert visit.beyond_the_edge() <= 0
     assert page.locator("main img, main b, main script, main i").count() == 0
     text = page.evaluate("() => document.documentElement.textContent")
     assert not set(text) & set("\u202e\u2066\u200f")
     assert "safe\N{REPLACEMENT CHARACTER}evil" in text
 
 
-@needs_chromium
-def test_control_the_browser_itself_refuses_markup_from_strings(
-    maps: World, visitor: Visitor, serve: Server
-) -> None:
+def test_control_the_browser_itself_refuses_markup_from_strings(maps: World, show: Show) -> None:
     """Were the script ever changed to make markup of text, the policy would stop it."""
-    client = serve(maps.manager)
-    visit = visitor(client.dashboard.link())
+    visit, _ = show(maps.manager)
     visit.expect("TrustedHTML")
     visit.expect("Content Security Policy")
     script = """() => { try { document.body.innerHTML = '<b>x</b>'; return 'made'; }
@@ -582,7 +596,6 @@ def test_control_the_browser_itself_refuses_markup_from_strings(
     assert visit.page.evaluate(inline) == "block"
 
 
-@needs_chromium
 def test_a_link_lets_one_browser_in_and_leaves_no_trace(
     maps: World, visitor: Visitor, serve: Server
 ) -> None:
@@ -609,7 +622,6 @@ def test_a_link_lets_one_browser_in_and_leaves_no_trace(
     visit.page.get_by_text("Locked", exact=True).wait_for()
 
 
-@needs_chromium
 def test_a_file_leads_the_browser_in(maps: World, visitor: Visitor, serve: Server) -> None:
     client = serve(maps.manager)
     with _leading_to(client.dashboard.link()) as address:
@@ -627,7 +639,6 @@ def visitor_of_locked(visit: Visit, link: str) -> Visit:
     return other
 
 
-@needs_chromium
 def test_another_site_can_neither_frame_nor_ask_nor_change_anything(
     maps: World, visitor: Visitor, serve: Server, tmp_path: Path
 ) -> None:

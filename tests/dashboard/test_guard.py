@@ -154,6 +154,14 @@ def test_no_path_leads_beyond_the_files_of_the_page(client: Client, path: str) -
     assert b"import" not in answer
 
 
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/jobs//", "/app.js/", "//app.js"])
+def test_an_address_that_is_not_quite_right_leads_nowhere(client: Client, path: str) -> None:
+    """A redirection would name a host, which is the asker's to choose."""
+    answer = client.ask("GET", path, allow_redirects=False)
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+
+
 def test_long_requests_are_refused(client: Client) -> None:
     answer = client.ask("POST", "/api/install", json={"requests": ["x" * 70_000]})
     assert answer.status_code == 413

@@ -239,6 +239,7 @@ export function plugins(model, view) {
 
 function emptyText(model, view) {
   if (model.plugins === undefined) return h("p", {}, view.connection === "locked" ? "Nothing to show while the page is locked." : "Looking at the store…");
+  if (!model.plugins.length && model.problems?.length) return [h("p", { class: "lead" }, "Nothing can be shown."), h("p", {}, "What is wrong is said at the top of the page.")];
   if (view.search) return [h("p", { class: "lead" }, "Nothing matches."), h("p", {}, "Try fewer words, or another filter.")];
   if (view.filter !== "all") return [h("p", { class: "lead" }, "Nothing here."), h("p", {}, view.filter === "attention" ? "All plugins are in good order." : "No plugin is in this list.")];
   return [h("p", { class: "lead" }, "No plugins yet."), h("p", {}, "“Check for updates” asks the repository what it offers.")];
@@ -263,7 +264,7 @@ function cardOf(card, model, view) {
       avatar(card.plugin),
       h("div", { class: "title" },
         h("h3", { id },
-          h("button", { type: "button", class: "name", "data-action": "details", "data-plugin": card.plugin }, h("span", { class: "publisher" }, `${publisherOf(card.plugin)}/`), nameOf(card.plugin))),
+          h("button", { type: "button", class: "name", "data-action": "details", "data-plugin": card.plugin }, h("span", { class: "publisher" }, `${publisherOf(card.plugin)}/`), h("wbr"), nameOf(card.plugin))),
         versionLine(card)),
       chip(card)),
     h("p", { class: "summary", dir: "auto" }, h("bdi", {}, card.summary || "No description.")),
@@ -328,7 +329,7 @@ const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 export function panels(model, view) {
   if (!model.store) return [];
-  return [storagePanel(model.storage), integrityPanel(model, view), agentPanel(model.agent), activityPanel(model)];
+  return [storagePanel(model.storage, model.store), integrityPanel(model, view), agentPanel(model.agent), activityPanel(model)];
 }
 
 function panel(name, heading, ...content) {
@@ -336,10 +337,12 @@ function panel(name, heading, ...content) {
 }
 
 function facts(rows) {
-  return h("dl", { class: "facts" }, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: "numbers" }, value))));
+  return h("dl", { class: "facts" }, rows.filter(Boolean).map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", { class: "numbers" }, value))));
 }
 
-function storagePanel(storage) {
+const WIDE_ENOUGH = 0.05; // for a number, as a share of the bar
+
+function storagePanel(storage, store) {
   if (!storage) return panel("storage", "Storage", h("p", { class: "muted" }, "It cannot be read."));
   const sizes = new Map();
   for (const one of storage.releases) sizes.set(one.plugin, (sizes.get(one.plugin) ?? 0) + one.unique_bytes);
@@ -347,7 +350,7 @@ function storagePanel(storage) {
   const own = byPlugin.reduce((sum, [, bytes]) => sum + bytes, 0);
   const shared = Math.max(storage.release_bytes - own, 0);
   const shown = byPlugin.length === 7 ? 7 : 6; // nobody wants to read of one more
-  const segments = byPlugin.slice(0, shown).map(([name, bytes]) => ({ name, bytes, tone: `hue-${hue(name)}` }));
+  const segments = byPlugin.slice(0, shown).map(([name, bytes], index) => ({ name, bytes, tone: `part-${index + 1}`, number: String(index + 1) }));
   const rest = byPlugin.slice(shown).reduce((sum, [, bytes]) => sum + bytes, 0);
   if (rest) segments.push({ name: `${byPlugin.length - shown} more plugins`, bytes: rest, tone: "rest" });
   if (shared) segments.push({ name: "Shared by several", bytes: shared, tone: "shared" });
@@ -358,9 +361,10 @@ function storagePanel(storage) {
   return panel("storage", "Storage",
     h("p", { class: "figure numbers" }, h("strong", {}, sizeText(storage.used_bytes)), storage.budget_bytes === null ? " used, no budget" : ` of ${sizeText(storage.budget_bytes)}`),
     h("div", { class: "bar", role: "img", "aria-label": `${sizeText(storage.used_bytes)} used${storage.budget_bytes === null ? "" : ` of a budget of ${sizeText(storage.budget_bytes)}`}; the list below says by what` },
-      segments.map((one) => h("span", { key: one.name, class: one.tone, sizes: { "--share": String(Math.max(one.bytes / whole, 0.002)) } }))),
-    h("ul", { class: "legend" }, segments.map((one) => h("li", { key: one.name }, h("span", { class: `swatch ${one.tone}`, "aria-hidden": "true" }), h("span", { class: "label" }, one.name), h("span", { class: "numbers" }, sizeText(one.bytes))))),
+      segments.map((one) => h("span", { key: one.name, class: `part ${one.tone}`, sizes: { "--share": String(Math.max(one.bytes / whole, 0.002)) } }, one.bytes / whole >= WIDE_ENOUGH && one.number))),
+    h("ul", { class: "legend" }, segments.map((one) => h("li", { key: one.name }, h("span", { class: `swatch part ${one.tone}`, "aria-hidden": "true" }, one.number), h("span", { class: "label" }, one.name), h("span", { class: "numbers" }, sizeText(one.bytes))))),
     facts([
+      ["Store", store.directory, "narrow"], // where the top has no place for it
       ["Free on the disk", sizeText(storage.free_bytes)],
       ["Must stay free", sizeText(storage.floor_bytes)],
       ["Room for more", sizeText(storage.available_bytes)],
@@ -425,7 +429,7 @@ export function detail(card, model, view) {
   return [
     h("header", { class: "sheet-head" },
       avatar(card.plugin),
-      h("div", { class: "title" }, h("h2", { id: "detail-heading", tabindex: "-1" }, card.plugin), versionLine(card)),
+      h("div", { class: "title" }, h("h2", { id: "detail-heading", tabindex: "-1" }, `${publisherOf(card.plugin)}/`, h("wbr"), nameOf(card.plugin)), versionLine(card)),
       chip(card),
       h("button", { type: "button", class: "button quiet square", "data-action": "close", "aria-label": "Close" }, icon("close"))),
     h("div", { class: "sheet-body", tabindex: "0", role: "region", "aria-labelledby": "detail-heading" },
