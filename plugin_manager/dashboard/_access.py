@@ -15,7 +15,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 
-from attrs import frozen
+from plugin_manager._attrs import frozen
 
 __all__ = ["KEY_HEADER", "Access", "Session", "cookie_name", "refusal"]
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import field
 
 from plugin_manager import __version__
+from plugin_manager._attrs import frozen
 from plugin_manager.dashboard import _readers as readers
 from plugin_manager.dashboard._access import KEY_HEADER, cookie_name
 from plugin_manager.dashboard._failures import STATUSES

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 from packaging.version import Version
 
+from plugin_manager._attrs import frozen
 from plugin_manager._values import offer_json, trial_json
 from plugin_manager.manager import Inspection, Job, JobState, Offer, Trial
 from plugin_manager.model import Digest, PluginName, PluginRequirement

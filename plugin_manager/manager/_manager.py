@@ -28,7 +28,6 @@ from plugin_manager.errors import (
     RefusedError,
     UntrustedError,
 )
-from plugin_manager.manager import _offers
 from plugin_manager.manager._control import Control
 from plugin_manager.manager._events import Event, LoadAll, Trial, ignore
 from plugin_manager.manager._parts import Parts
@@ -289,10 +288,14 @@ class PluginManager:
 
     def offers(self) -> tuple[Offer, ...]:
         """Every plugin of the repository as last fetched, and what is installed; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
         return _offers.offers(self._parts.trust, self._store.current().active, self.host)
 
     def index_faults(self) -> tuple[PluginManagerError, ...]:
         """What keeps stored indexes from being believed; 'update' brings them anew."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
         return _offers.index_faults(self._parts.trust)
 
     def outdated(self) -> tuple[Offer, ...]:
@@ -301,10 +304,14 @@ class PluginManager:
 
     def search(self, text: str) -> tuple[Offer, ...]:
         """The offers that hold every word of `text`, the nearest first; no network."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
         return _offers.search(self.offers(), text)
 
     def info(self, name: str | PluginName) -> Offer:
         """What is known of a plugin; no network. Raises NotFoundError where nothing is."""
+        from plugin_manager.manager import _offers  # noqa: PLC0415
+
         active = self._store.current().active
         return _offers.find(self._parts.trust, active, self.host, _plugin(name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
@@ -12,9 +13,11 @@ from plugin_manager.errors import CorruptError, EvictedError, PluginManagerError
 from plugin_manager.manager._events import Trial
 from plugin_manager.manager._parts import Parts
 from plugin_manager.manager._plan import Plan
-from plugin_manager.manager._report import Report
 from plugin_manager.model import PluginName
 from plugin_manager.store import Active, Lease
+
+if TYPE_CHECKING:
+    from plugin_manager.manager._report import Report
 
 __all__ = ["Recovery"]
 
