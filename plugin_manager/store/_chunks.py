@@ -39,7 +39,7 @@ __all__ = [
 # O_NONBLOCK: a FIFO in the file's place must not hang the opening.
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
-PIECE_BYTES = 8 * 1024 * 1024  # of a large file, worth a thread
+PIECE_BYTES = 32 * 1024 * 1024  # of a large file, worth a thread
 BUFFER_BYTES = 1024 * 1024  # no chunk is larger
 _MOST_BUFFERS = max(4, os.cpu_count() or 1)
 _BUFFERS: list[memoryview] = []  # free ones; taking and giving back is one step each, for threads
@@ -233,7 +233,7 @@ class Chunks:
         """All chunks, or `numbers`, in ranges of about `piece_bytes`, each worth a thread."""
         numbers = range(len(self.starts) - 1) if numbers is None else numbers
         size = self.starts[numbers.stop] - self.starts[numbers.start] if numbers else 0
-        step = max(1, len(numbers) * piece_bytes // max(size, 1))
+        step = max(1, -(-len(numbers) * piece_bytes // max(size, 1)))
         return [numbers[at : at + step] for at in range(0, len(numbers), step)]
 
     def are_signed(self, numbers: range, view: memoryview, begin: int = 0) -> bool:
@@ -255,12 +255,13 @@ class Chunks:
             )
 
     def are_cached(self, descriptor: int, numbers: range) -> bool:
-        """Whether the first byte of each is in the page cache, as far as can be told."""
+        """Whether they are in the page cache, as far as can be told by some of their bytes."""
         flag = getattr(os, "RWF_NOWAIT", 0)  # Linux
         byte = bytearray(1)
         try:
             return bool(flag) and all(
-                os.preadv(descriptor, [byte], self.starts[number], flag) for number in numbers
+                os.preadv(descriptor, [byte], at, flag)
+                for at in range(self.starts[numbers.start], self.starts[numbers.stop], BUFFER_BYTES)
             )
         except OSError:  # it would have to wait, or this file system cannot tell
             return False

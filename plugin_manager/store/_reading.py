@@ -232,7 +232,7 @@ class _VerifiedStream(io.RawIOBase):
             return 0
         stop = bisect_right(self._starts, start + len(view)) - 1
         self._run_bytes = self._starts[stop] - start
-        if not self._read(index, stop, view).is_sound():
+        if not self._read(index, stop, view, ahead=False).is_sound():
             view[:] = bytes(len(view))
             raise corrupt(self._manifest, self._file, Damage.DAMAGED)
         self._next = self._starts[stop]
@@ -249,34 +249,38 @@ class _VerifiedStream(io.RawIOBase):
             if begun is not None and begun.is_sound():
                 self._give_back(begun.view)
             stop = self._run(index, 2 * self._run_bytes if reads_on else 1)
-            begun = self._begin(index, stop)
+            begun = self._begin(index, stop, ahead=False)
         if not begun.is_sound():
             raise corrupt(self._manifest, self._file, Damage.DAMAGED)
         self._held_at, self._held = start, begun.view
         self._run_bytes, self._next = len(begun.view), start + len(begun.view)
         if reads_on and self._next < self._file.size:
-            self._ahead = self._begin(begun.stop, self._run(begun.stop, 2 * self._run_bytes))
+            stop = self._run(begun.stop, 2 * self._run_bytes)
+            self._ahead = self._begin(begun.stop, stop, ahead=True)
 
     def _run(self, index: int, size: int) -> int:
         """The chunk before which a read of about `size` bytes from chunk `index` on ends."""
         end = self._starts[index] + min(size, _STREAM_RUN_BYTES)
         return max(index + 1, bisect_right(self._starts, end) - 1)
 
-    def _begin(self, index: int, stop: int) -> _Begun:
+    def _begin(self, index: int, stop: int, *, ahead: bool) -> _Begun:
         """Begin to read chunks into memory of this stream."""
         size = self._starts[stop] - self._starts[index]
         memory = self._free.pop() if self._free else bytearray()
         if len(memory) < size:
             memory = bytearray(size)
-        return self._read(index, stop, memoryview(memory)[:size])
+        return self._read(index, stop, memoryview(memory)[:size], ahead=ahead)
 
     def _give_back(self, view: memoryview) -> None:
         # Only what no thread writes to any more: where one was interrupted, new memory is taken.
         if isinstance(view.obj, bytearray):
             self._free.append(view.obj)
 
-    def _read(self, index: int, stop: int, view: memoryview) -> _Begun:
-        """Begin to read the chunks from `index` up to `stop` into `view`, and to verify them."""
+    def _read(self, index: int, stop: int, view: memoryview, *, ahead: bool) -> _Begun:
+        """Begin to read the chunks from `index` up to `stop` into `view`, and to verify them.
+
+        Where that is not `ahead`, a part is left to the thread that waits for it.
+        """
         begin = self._starts[index]
 
         def is_sound(numbers: range) -> bool:
@@ -285,10 +289,11 @@ class _VerifiedStream(io.RawIOBase):
             except OSError:
                 return False  # the disk cannot
 
-        pieces = self._chunks.pieces(_STREAM_PIECE_BYTES, range(index, stop))
-        if len(pieces) == 1 and not self._run_bytes:
-            return _Begun(index, stop, view, [partial(is_sound, pieces[0])])
-        return _Begun(index, stop, view, [self._threads.submit(is_sound, one) for one in pieces])
+        share = max(_STREAM_PIECE_BYTES, len(view) // (os.cpu_count() or 1))
+        pieces = self._chunks.pieces(share, range(index, stop))
+        waiting = [] if ahead else [partial(is_sound, pieces.pop(0))]
+        others = [self._threads.submit(is_sound, piece) for piece in pieces]
+        return _Begun(index, stop, view, [*waiting, *others])
 
     def readall(self) -> bytes:
         parts = []
