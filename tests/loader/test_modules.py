@@ -1,11 +1,13 @@
 """What Python code may expect of the modules it finds itself in."""
 
+import _imp
 import importlib
 import importlib.machinery
 import importlib.resources
 import importlib.util
 import inspect
 import linecache
+import marshal
 import pkgutil
 import runpy
 import sys
@@ -78,6 +80,24 @@ def test_bytecode_that_does_not_fit_is_passed_over(loading, change):
     )
     assert plugin.import_module("demo").kind == "source"
     assert (plugin.directory / path).read_bytes() == change(data)  # nothing is written
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_who_has_all_bytecode_compared_with_its_source_gets_that(loading, monkeypatch, always):
+    path, data = bytecode("kind = 'bytecode'\n", "demo.py")  # of another source
+    unchecked = data[:4] + b"\1\0\0\0" + data[8:]
+    plugin = loading({"demo.py": "kind = 'source'\n", path: unchecked}, tags={path: BYTECODE_TAG})
+    # As `python --check-hash-based-pycs always` does.
+    monkeypatch.setattr(_imp, "check_hash_based_pycs", "always" if always else "default")
+    assert plugin.import_module("demo").kind == ("source" if always else "bytecode")
+
+
+def test_bytecode_that_holds_no_code_is_an_import_error(loading):
+    path, data = bytecode("", "demo.py")
+    nonsense = data[:4] + b"\1\0\0\0" + data[8:16] + marshal.dumps(5)
+    plugin = loading({"demo.py": "", path: nonsense}, tags={path: BYTECODE_TAG})
+    with pytest.raises(ImportError, match="Non-code object"):
+        plugin.import_module("demo")
 
 
 def test_bytecode_without_the_tag_is_passed_over(loading):
