@@ -481,8 +481,13 @@ def test_a_store_that_vanishes_is_told_and_comes_back(populated: World, client: 
     assert (problem["family"], problem["exit_code"]) == ("store", 14)
     assert str(store) in problem["message"]
     assert state["plugins"] == []
-    for path, body in (("update", {}), ("install", {"requests": ["acme/maps"]})):
+    for path, body in (
+        ("update", {}),
+        ("install", {"requests": ["acme/maps"]}),
+        ("jobs/pause", {}),
+    ):
         assert client.post(f"/api/{path}", body, 409)["error"]["family"] == "store"
+    assert not store.exists()
     time.sleep(2.5)  # a round of looking after the queue
     assert not (store / "current").exists(), "no other is begun in its place"
     if store.exists():
