@@ -111,14 +111,16 @@ function toast(text, tone = "plain") {
 
 // --- news ----------------------------------------------------------------------------------------
 
+const seen = new Map(); // each job's last state, also while its store is gone
+
 function changed(sections) {
-  const before = new Map((model.jobs?.jobs ?? []).map((job) => [job.id, job.state]));
   const first = model.jobs === undefined;
   Object.assign(model, sections);
-  if (sections.jobs && !first) {
-    for (const job of model.jobs.jobs) {
-      const was = before.get(job.id);
-      if (was === job.state) continue;
+  for (const job of sections.jobs?.jobs ?? []) {
+    const now = `${job.state} ${job.submitted}`;
+    const isNews = seen.get(job.id) !== now;
+    seen.set(job.id, now);
+    if (isNews && !first) {
       const what = job.requests.join(", ") || "all plugins";
       if (job.state === "completed") toast(`${what}: done`, "good");
       if (job.state === "failed") toast(`${what}: ${job.why}`, "bad");
