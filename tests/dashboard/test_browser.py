@@ -243,6 +243,18 @@ def test_rolling_back_and_forth(maps: World, show: Show) -> None:
     assert str(maps.manager().installed()[0].release.version) == "1.1"
 
 
+def test_what_is_held_offers_to_allow_upgrades_and_no_upgrade(maps: World, show: Show) -> None:
+    maps.manager().rollback("acme/maps")
+    visit, _ = show(maps.manager)
+    visit.wait_for("acme/maps", "update")
+    expect(visit.card("acme/maps")).to_contain_text("1.1 is out")
+    expect(visit.card("acme/maps")).to_contain_text("upgrades are kept away")
+    assert visit.button("Upgrade to 1.1", "acme/maps").count() == 0
+    visit.button("Allow upgrades", "acme/maps").click()
+    visit.button("Upgrade to 1.1", "acme/maps").click()
+    visit.wait_for("acme/maps", "installed")
+
+
 def test_pinning_and_uninstalling(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.button("Details", "acme/maps").click()

@@ -161,7 +161,7 @@ const ON_PLUGIN = {
   cancel: [steer("cancel")],
   retry: [steer("resume")],
   dismiss: [steer("forget")],
-  rollback: [(card) => post("/api/rollback", { name: card.plugin }), (card) => `${card.plugin} is back at ${card.previous}`],
+  rollback: [(card) => post("/api/rollback", { name: card.plugin, to: card.previous }), (card) => `${card.plugin} is back at ${card.previous}`],
   confirm: [(card) => post("/api/confirm", { name: card.plugin }), (card) => `${card.plugin} ${card.active.version} stays`],
   pin: [(card) => post("/api/pin", { name: card.plugin }), (card) => `${card.plugin} is pinned`],
   unpin: [(card) => post("/api/unpin", { name: card.plugin }), (card) => `${card.plugin} is not pinned any more`],
