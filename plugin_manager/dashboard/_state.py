@@ -202,11 +202,20 @@ def _previous(records: Iterable[Record], offer: Offer, active: Active) -> Versio
 
 
 def _jobs_by_plugin(known: Known) -> dict[PluginName, Job]:
-    """The job that each plugin's card tells of: one that is under way, or else one that failed."""
+    """The job that each plugin's card tells of: one that is under way, or else one that failed.
+
+    An upgrade of all tells what it fetches once it has begun; until then it is of all that it would
+    change.
+    """
     found: dict[PluginName, Job] = {}
+    upgradable = {
+        offer.plugin
+        for offer in known.offers
+        if offer.active and offer.outdated and not _kept_away(offer, offer.active)
+    }
     told = [job for job in known.jobs if not job.state.final or job.state is JobState.FAILED]
     for job in sorted(told, key=lambda job: (job.state.final, -job.submitted.timestamp())):
-        for plugin in plugins_of(job):
+        for plugin in plugins_of(job) or upgradable:
             found.setdefault(plugin, job)
     return found
 

@@ -353,6 +353,18 @@ def test_looking_at_one_plugin_says_nothing_of_the_others(populated: World, clie
     assert integrity["checked"] is None, "the whole was not looked at"
 
 
+def test_an_upgrade_of_all_can_be_steered_before_it_has_begun(
+    populated: World, client: Client
+) -> None:
+    populated.manager().install("acme/maps==1.0")
+    client.post("/api/jobs/pause")
+    [job] = client.post("/api/upgrade")["jobs"]
+    client.post(f"/api/jobs/{job['id']}/pause")
+    assert client.wait_for("acme/maps", "paused")["job"] == job["id"]
+    client.post(f"/api/jobs/{job['id']}/cancel")
+    assert client.wait_for("acme/maps", "update")["job"] is None
+
+
 def test_damage_of_an_earlier_release_is_told_as_long_as_that_is_here(
     populated: World, client: Client
 ) -> None:

@@ -221,6 +221,25 @@ def test_a_failed_job_keeps_its_reason() -> None:
     assert (found["job"], found["reason"]) == ("j1", "a reason")
 
 
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (JobState.QUEUED, "queued"),
+        (JobState.WAITING, "waiting"),
+        (JobState.PAUSED, "paused"),
+        (JobState.FAILED, "failed"),
+    ],
+)
+def test_an_upgrade_of_all_is_told_on_what_it_would_change(state: JobState, told: str) -> None:
+    """It names nothing: it could neither be seen nor be resumed or cancelled."""
+    every = evolve(job(state, action="upgrade"), requests=())
+    found = card(Known([OLD], [every]))
+    assert (found["state"], found["job"]) == (told, "j1")
+    held = offer(active=active("1.0", held=True))
+    for one in (INSTALLED, held, offer()):
+        assert card(Known([one], [every]))["job"] is None, "what it would leave as it is"
+
+
 def test_an_active_job_is_told_rather_than_one_that_failed_before() -> None:
     failed = evolve(job(JobState.FAILED), id="j0")
     assert card(Known([offer()], [failed, job(JobState.QUEUED)]))["job"] == "j1"
