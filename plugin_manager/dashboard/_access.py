@@ -47,11 +47,13 @@ class Access:
     """The secrets of one start. `token` stays good; a code can be exchanged once.
 
     A code that comes again, but from the browser that has its session, is in the wrong hands, now
-    or when it came first: nobody can tell, so that the session which it opened ends.
+    or when it came first: nobody can tell, so that the session which it opened ends. `ended` is how
+    often that happened.
     """
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(_SECRET_BYTES)
+        self.ended = 0
         self._lock = threading.Lock()
         self._codes: dict[str, Session | None] = {}  # and what each opened
         self._sessions: dict[str, str] = {}
@@ -76,7 +78,7 @@ class Access:
             if code and (opened := self._codes[code]):
                 if opened.cookie in self._sessions and _same(opened.cookie, cookie):
                     return opened
-                self._sessions.pop(opened.cookie, None)
+                self.ended += self._sessions.pop(opened.cookie, None) is not None
                 return None
             session = Session(
                 secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)

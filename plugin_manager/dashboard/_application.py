@@ -62,10 +62,11 @@ def application(service: Service, access: Access, live: Live) -> ASGIApp:
         document = await _body(request)
         secret = document.text("secret", longest=200)
         document.finish("the request", strict=True)
-        host = request.headers["host"]
+        host, ended = request.headers["host"], access.ended
         found = access.exchange(secret, cookie_of(host, request.headers.get("cookie", "")))
         if found is None:
-            await live.let_go()  # a session may have ended, whose page must not go on watching
+            if access.ended != ended:
+                await live.let_go()  # the page of that session must not go on watching
             return problem(
                 401,
                 "refused",

@@ -7,6 +7,7 @@ shown the secret must not be shut out by that.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -25,6 +26,9 @@ sends a request at once is read before `_MOST_STRANGERS` newer ones are there.
 _MOST_STRANGERS = 256
 _REQUEST_SECONDS = 10.0
 
+_log = logging.getLogger("plugin_manager.connections")
+_log.setLevel(logging.ERROR)  # else strangers write on the terminal with requests that are none
+
 
 class Connection(H11Protocol):
     """An HTTP connection: a stranger's, until a request on it was let in.
@@ -41,6 +45,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; at the cost of the oldest stranger, where there are too many."""
         super().connection_made(transport)
+        self.logger = _log
         self._began = self.loop.time()
         self._wait_for_request()
         connections = (one for one in self.connections if isinstance(one, Connection))

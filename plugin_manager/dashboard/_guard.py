@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from http.cookies import CookieError, SimpleCookie
-
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,8 +86,7 @@ class Guard:
 
 def cookie_of(host: str, header: str) -> str:
     """The session's cookie among those in a `Cookie` header; "" where it is not there."""
-    try:
-        found = SimpleCookie(header).get(cookie_name(host))
-    except CookieError:
-        return ""
-    return found.value if found else ""
+    # Browsers send along what every other port of this host has set, well-formed or not.
+    cookies = (part.strip().partition("=") for part in header.split(";"))
+    wanted = cookie_name(host)
+    return next((value for name, _, value in cookies if name == wanted), "")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from plugin_manager.dashboard._service import Service
 from plugin_manager.document import Document
+from plugin_manager.errors import NotFoundError
 
 __all__ = [
     "Act",
@@ -27,6 +29,8 @@ __all__ = [
     "update",
     "verify",
 ]
+
+_JOB = re.compile(r"[0-9a-f]{1,16}", re.ASCII)
 
 Act: TypeAlias = Callable[[Service], Any]
 Reader: TypeAlias = Callable[[Document, Mapping[str, str]], Act]
@@ -148,11 +152,20 @@ def evict(body: Document, _: Mapping[str, str]) -> Act:
     return lambda service: service.evict(size_bytes, dry_run=dry_run)
 
 
+def _job(path: Mapping[str, str]) -> str:
+    """The id of a job in the path, or how one begins; raises NotFoundError for what is none."""
+    job = path["job"]
+    if not _JOB.fullmatch(job):  # nor is it ever a part of a path on the disk
+        raise NotFoundError(f"there is no job {job[:50]!r}", remedy="'pluginctl jobs' lists them.")
+    return job
+
+
 def steer(verb: str, *, every: bool = False) -> Reader:
     """To steer the job of the path, or every one."""
 
     def read(_: Document, path: Mapping[str, str]) -> Act:
-        return lambda service: service.steer(verb, None if every else path["job"])
+        job = None if every else _job(path)
+        return lambda service: service.steer(verb, job)
 
     return read
 
@@ -165,4 +178,5 @@ def show(_: Document, path: Mapping[str, str]) -> Act:
 
 def room(_: Document, path: Mapping[str, str]) -> Act:
     """To say what the job of the path lacks room for."""
-    return lambda service: service.room(path["job"])
+    job = _job(path)
+    return lambda service: service.room(job)

@@ -89,8 +89,7 @@ class Service:
 
         Raises StoreAccessError where the store is gone: a new one would be begun in its place.
         """
-        if lost := self._find_loss():
-            raise lost
+        self._require_store()
         with self._make_manager() as manager:
             try:
                 yield manager
@@ -189,6 +188,10 @@ class Service:
             remedy="Bring it back (mount its disk, restore its permissions), and this page goes on."
             " To begin with an empty one, start the dashboard again.",
         )
+
+    def _require_store(self) -> None:
+        if lost := self._find_loss():
+            raise lost
 
     def _mark_as_lost(self, error: StoreAccessError) -> None:
         """Show that, and nothing else; look at everything anew once it is back."""
@@ -314,7 +317,11 @@ class Service:
         return {"jobs": [values.job_json(job)]}
 
     def steer(self, verb: str, job: str | None) -> Value:
-        """Pause, resume, cancel or forget a job; or pause and resume (None) all."""
+        """Pause, resume, cancel or forget a job; or pause and resume (None) all.
+
+        Raises StoreAccessError where the store is gone.
+        """
+        self._require_store()
         jobs = self._worker.jobs
         try:
             if verb == "forget" and job:

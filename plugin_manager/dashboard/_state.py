@@ -62,7 +62,7 @@ def cards(known: Known) -> list[dict[str, Any]]:
 def _card(known: Known, offer: Offer, job: Job | None) -> dict[str, Any]:
     plugin, active = offer.plugin, offer.active
     state, reason = _state(known, offer, job)
-    previous = _previous(known.records, active) if active else None
+    previous = _previous(known.records, offer, active) if active else None
     return {
         **offer_json(offer),
         "state": state.value,
@@ -99,8 +99,17 @@ def _state(known: Known, offer: Offer, job: Job | None) -> tuple[CardState, str]
     if offer.yanked:
         return CardState.YANKED, offer.yanked
     if offer.outdated:
-        return CardState.UPDATE, "held: upgrades are kept away" if active.held else ""
+        return CardState.UPDATE, _kept_away(offer, active)
     return CardState.INSTALLED, ""
+
+
+def _kept_away(offer: Offer, active: Active) -> str:
+    """Why an upgrade would leave the plugin as it is, though a newer release fits; "" if not."""
+    if active.held:
+        return "held: upgrades are kept away"
+    if offer.newest in active.failed:
+        return f"{offer.newest} failed on trial here: upgrades pass it over"
+    return ""
 
 
 def _job_state(job: Job) -> CardState:
@@ -160,37 +169,53 @@ def _actions(offer: Offer, state: CardState, job: Job | None, *, can_roll_back: 
         found.append("fetch")
     if state is CardState.TRIAL:
         found.append("confirm")
-    if offer.outdated and not (job and job.action == "upgrade"):
+    kept_away = offer.outdated and _kept_away(offer, active)
+    if offer.outdated and not kept_away and not (job and job.action == "upgrade"):
         found.append("upgrade")
     if can_roll_back:
         found.append("rollback")
     found += [
         "verify",
         "unpin" if active.pinned else "pin",
-        "unhold" if active.held else "hold",
+        "unhold" if active.held or kept_away else "hold",
         "uninstall",
     ]
     return found
 
 
-def _previous(records: Iterable[Record], active: Active) -> Version | None:
-    """The last active version that is older than the active one; `records` newest first."""
+def _previous(records: Iterable[Record], offer: Offer, active: Active) -> Version | None:
+    """The last active version that is older than the active one, and not blocked since.
+
+    `records` are the newest first.
+    """
     now = active.release
+    blocked = {one.version for one in offer.releases if one.blocked}
     for record in records:
         for change in record.changes:
             before = change.before
             older = before and before.release.plugin == now.plugin
-            if before and older and before.release.version < now.version:
+            if not before or not older or before.release.version >= now.version:
+                continue
+            if before.release.version not in blocked:
                 return before.release.version
     return None
 
 
 def _jobs_by_plugin(known: Known) -> dict[PluginName, Job]:
-    """The job that each plugin's card tells of: one that is under way, or else one that failed."""
+    """The job that each plugin's card tells of: one that is under way, or else one that failed.
+
+    An upgrade of all tells what it fetches once it has begun; until then it is of all that it would
+    change.
+    """
     found: dict[PluginName, Job] = {}
+    upgradable = {
+        offer.plugin
+        for offer in known.offers
+        if offer.active and offer.outdated and not _kept_away(offer, offer.active)
+    }
     told = [job for job in known.jobs if not job.state.final or job.state is JobState.FAILED]
     for job in sorted(told, key=lambda job: (job.state.final, -job.submitted.timestamp())):
-        for plugin in plugins_of(job):
+        for plugin in plugins_of(job) or upgradable:
             found.setdefault(plugin, job)
     return found
 

@@ -353,6 +353,37 @@ def test_looking_at_one_plugin_says_nothing_of_the_others(populated: World, clie
     assert integrity["checked"] is None, "the whole was not looked at"
 
 
+def test_an_upgrade_of_all_can_be_steered_before_it_has_begun(
+    populated: World, client: Client
+) -> None:
+    populated.manager().install("acme/maps==1.0")
+    client.post("/api/jobs/pause")
+    [job] = client.post("/api/upgrade")["jobs"]
+    client.post(f"/api/jobs/{job['id']}/pause")
+    assert client.wait_for("acme/maps", "paused")["job"] == job["id"]
+    client.post(f"/api/jobs/{job['id']}/cancel")
+    assert client.wait_for("acme/maps", "update")["job"] is None
+
+
+def test_damage_of_an_earlier_release_is_told_as_long_as_that_is_here(
+    populated: World, client: Client
+) -> None:
+    """It is what rolling back would return to."""
+    manager = populated.manager()
+    manager.install("acme/maps==1.0")
+    tamper(manager, "acme/maps", "maps.py")
+    manager.upgrade("acme/maps")
+    client.post("/api/verify")
+    for verb in ("pin", "unpin"):  # after each of which everything is looked at anew
+        client.post(f"/api/{verb}", {"name": "acme/maps"})
+        [found] = client.get("/api/state")["integrity"]["damaged"]
+        assert (found["plugin"], found["version"]) == ("acme/maps", "1.0")
+    assert client.card("acme/maps")["state"] == "installed"
+    evicted = client.post("/api/evict", {"size_bytes": 1})["evicted"]
+    assert [one["version"] for one in evicted] == ["1.0"]
+    assert client.get("/api/state")["integrity"]["damaged"] == []
+
+
 @pytest.mark.parametrize("end", ["repair", "upgrade", "uninstall"])
 def test_damage_is_forgotten_when_it_is_gone_whoever_ended_it(
     populated: World, client: Client, end: str
@@ -481,8 +512,13 @@ def test_a_store_that_vanishes_is_told_and_comes_back(populated: World, client: 
     assert (problem["family"], problem["exit_code"]) == ("store", 14)
     assert str(store) in problem["message"]
     assert state["plugins"] == []
-    for path, body in (("update", {}), ("install", {"requests": ["acme/maps"]})):
+    for path, body in (
+        ("update", {}),
+        ("install", {"requests": ["acme/maps"]}),
+        ("jobs/pause", {}),
+    ):
         assert client.post(f"/api/{path}", body, 409)["error"]["family"] == "store"
+    assert not store.exists()
     time.sleep(2.5)  # a round of looking after the queue
     assert not (store / "current").exists(), "no other is begun in its place"
     if store.exists():

@@ -243,6 +243,18 @@ def test_rolling_back_and_forth(maps: World, show: Show) -> None:
     assert str(maps.manager().installed()[0].release.version) == "1.1"
 
 
+def test_what_is_held_offers_to_allow_upgrades_and_no_upgrade(maps: World, show: Show) -> None:
+    maps.manager().rollback("acme/maps")
+    visit, _ = show(maps.manager)
+    visit.wait_for("acme/maps", "update")
+    expect(visit.card("acme/maps")).to_contain_text("1.1 is out")
+    expect(visit.card("acme/maps")).to_contain_text("upgrades are kept away")
+    assert visit.button("Upgrade to 1.1", "acme/maps").count() == 0
+    visit.button("Allow upgrades", "acme/maps").click()
+    visit.button("Upgrade to 1.1", "acme/maps").click()
+    visit.wait_for("acme/maps", "installed")
+
+
 def test_pinning_and_uninstalling(maps: World, show: Show) -> None:
     visit, _ = show(maps.manager)
     visit.button("Details", "acme/maps").click()
@@ -424,8 +436,10 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_a_store_that_goes_away_is_told_and_its_return_is_seen(maps: World, show: Show) -> None:
-    visit, _ = show(maps.manager)
-    visit.wait_for("acme/maps", "installed")
+    visit, client = show(maps.manager)
+    client.post("/api/install", {"requests": ["globex/fonts"]})
+    visit.toast("globex/fonts: done")
+    visit.page.locator(".toast").first.wait_for(state="detached")
     store, away = maps.directory / "store", maps.directory / "away"
     store.rename(away)
     alert = visit.page.get_by_role("alert")
@@ -436,9 +450,11 @@ def test_a_store_that_goes_away_is_told_and_its_return_is_seen(maps: World, show
     visit.expect("409")
     visit.button("Check for updates").click()
     visit.toast("is gone, or cannot be read")
+    visit.page.locator(".toast").first.wait_for(state="detached")
     away.rename(store)
     visit.wait_for("acme/maps", "installed")
     expect(alert).to_have_count(0)
+    assert visit.page.locator(".toast").count() == 0, "what was done long ago is no news"
 
 
 def test_control_axe_finds_what_is_not_labelled(maps: World, show: Show) -> None:
@@ -544,6 +560,19 @@ def test_the_focus_stays_while_things_change(model: World, show: Show) -> None:
     until(told.inner_text, lambda text: text != before)
     label = visit.page.evaluate("() => document.activeElement.getAttribute('aria-label')")
     assert label == "Cancel: acme/model"
+
+
+def test_the_focus_stays_in_the_details_when_their_button_goes(maps: World, show: Show) -> None:
+    """On the page behind a dialog, which nothing reaches, it would be nowhere."""
+    visit, _ = show(maps.manager)
+    visit.button("Details", "acme/maps").click()
+    page = visit.page
+    page.locator("#detail").get_by_role("button", name="Pin: acme/maps").focus()
+    page.keyboard.press("Enter")
+    page.locator("#detail").get_by_role("button", name="Unpin: acme/maps").wait_for()
+    assert page.evaluate("() => document.activeElement.id") == "detail-heading"
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.ariaLabel") == "Close"
 
 
 # --- safe ----------------------------------------------------------------------------------------

@@ -157,3 +157,20 @@ def test_a_body_that_does_not_end_is_refused(
     )
     with connected(client, head) as connection:
         assert connection.recv(100).split()[1] == b"408"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+)
+def test_strangers_write_nothing_on_the_terminal(
+    client: Client, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    netloc = urlsplit(client.dashboard.address)
+    with socket.create_connection((netloc.hostname or "", netloc.port or 0), timeout=30) as one:
+        one.sendall(sent)
+        assert one.recv(1000).startswith(b"HTTP/1.1 ")
+    assert [one.getMessage() for one in caplog.records] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 from typing import Any
@@ -68,6 +69,23 @@ def test_a_session_opens_what_its_cookie_alone_does_not(client: Client) -> None:
     again = client.ask("POST", "/api/session", headers=origin, json={"secret": code})
     assert again.status_code == 401
     assert "set-cookie" not in again.headers
+
+
+@pytest.mark.parametrize(
+    "other", ['a="b"', 'prefs={"dark": 1}', "x=\xe4", "a b=c", "flag", "=x", 'x="']
+)
+def test_what_another_port_keeps_in_the_browser_locks_nobody_out(
+    client: Client, other: str
+) -> None:
+    """Browsers send the cookies of all ports of this host, well-formed or not."""
+    code = client.dashboard.link().partition("#code=")[2]
+    origin = {"Origin": client.dashboard.address.rstrip("/")}
+    answer = client.ask("POST", "/api/session", headers=origin, json={"secret": code})
+    ((name, value),) = client.session.cookies.items()
+    client.session.cookies.clear()
+    for cookies in (f"{other}; {name}={value}", f"{name}={value}; {other}"):
+        headers = {"Cookie": cookies.encode(), KEY_HEADER: answer.json()["key"]}
+        assert client.ask("GET", "/api/jobs", headers=headers).status_code == 200
 
 
 def test_two_dashboards_in_one_browser_leave_each_other_alone(world: World, client: Client) -> None:
@@ -232,6 +250,45 @@ def test_watchers_are_bounded_and_those_who_leave_make_room(client: Client) -> N
         return answer.status_code == 200
 
     until(admitted, bool)
+
+
+def test_a_stranger_who_guesses_ends_nobodys_stream(client: Client) -> None:
+    origin = {"Origin": client.dashboard.address.rstrip("/")}
+    with client.ask("GET", "/api/events", stream=True, timeout=15) as stream:
+        parts = stream.iter_content(chunk_size=None)
+        next(parts)
+        guess = requests.post(
+            client.dashboard.address + "api/session",
+            json={"secret": "wrong"},
+            headers=origin,
+            timeout=30,
+        )
+        assert guess.status_code == 401
+        assert next(parts), "the stream goes on: something comes every ten seconds"
+
+
+def test_a_link_that_comes_again_ends_the_streams(client: Client) -> None:
+    secret = client.dashboard.link().partition("#code=")[2]
+    sent = {"headers": {"Origin": client.dashboard.address.rstrip("/")}, "timeout": 30}
+    address = client.dashboard.address + "api/session"
+    assert requests.post(address, json={"secret": secret}, **sent).status_code == 200
+    with client.ask("GET", "/api/events", stream=True, timeout=15) as stream:
+        parts = stream.iter_content(chunk_size=None)
+        next(parts)
+        assert requests.post(address, json={"secret": secret}, **sent).status_code == 401
+        list(parts)
+
+
+@pytest.mark.parametrize("job", ["%00", "..", ".", "a" * 3000, "%ff", "A" * 16, "queue.json"])
+def test_what_is_no_id_of_a_job_leads_to_no_file(client: Client, job: str) -> None:
+    token, netloc = client.dashboard.token, urlsplit(client.dashboard.address).netloc
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    for method, verb in (("POST", "pause"), ("POST", "forget"), ("GET", "room")):
+        connection = http.client.HTTPConnection(netloc, timeout=30)
+        connection.request(method, f"/api/jobs/{job}/{verb}", "{}", headers)
+        answer = connection.getresponse()
+        assert answer.status == 404, answer.read()
+        connection.close()
 
 
 def test_a_port_that_is_taken_is_said_so(world: World, client: Client) -> None:

@@ -153,6 +153,40 @@ def test_rolling_back_is_offered_where_there_is_an_older_release_in_the_history(
     assert "rollback" not in found["actions"]
 
 
+def test_rolling_back_passes_over_what_is_blocked() -> None:
+    """It would be refused."""
+    changes = [("1.1", "1.2"), ("1.0", "1.1")]
+    records = [
+        Record(2 - index, NOW, "upgrade", (Change(MAPS, active(before), active(after)),))
+        for index, (before, after) in enumerate(changes)
+    ]
+    leaks = [offered(version, blocked="Leaks.") for version in ("1.1", "1.0")]
+    now = offer(active=active("1.2"), releases=(offered("1.2"), leaks[0], offered("1.0")))
+    found = card(Known([now], records=records))
+    assert found["previous"] == "1.0"
+    found = card(Known([evolve(now, releases=(offered("1.2"), *leaks))], records=records))
+    assert found["previous"] is None
+    assert "rollback" not in found["actions"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        (active("1.0", held=True), "held: upgrades are kept away"),
+        (
+            evolve(active("1.0"), failed=(parse_version("1.1"),)),
+            "1.1 failed on trial here: upgrades pass it over",
+        ),
+    ],
+)
+def test_an_upgrade_that_would_leave_it_as_it_is_is_not_offered(kept: Active, why: str) -> None:
+    found = card(Known([offer(active=kept)]))
+    assert (found["state"], found["reason"]) == ("update", why)
+    assert "upgrade" not in found["actions"]
+    assert "unhold" in found["actions"]
+    assert card(Known([OLD]))["actions"][0] == "upgrade", "control"
+
+
 def test_pins_and_holds_are_offered_as_what_is_not() -> None:
     actions = card(Known([offer(active=active("1.1", held=True, pinned=True))]))["actions"]
     assert {"unpin", "unhold"} <= set(actions)
@@ -185,6 +219,25 @@ def test_a_failed_job_keeps_its_reason() -> None:
     failed = evolve(job(JobState.FAILED), error=NoSpaceError("full", needed_bytes=1, free_bytes=0))
     found = card(Known([offer()], [failed]))
     assert (found["job"], found["reason"]) == ("j1", "a reason")
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (JobState.QUEUED, "queued"),
+        (JobState.WAITING, "waiting"),
+        (JobState.PAUSED, "paused"),
+        (JobState.FAILED, "failed"),
+    ],
+)
+def test_an_upgrade_of_all_is_told_on_what_it_would_change(state: JobState, told: str) -> None:
+    """It names nothing: it could neither be seen nor be resumed or cancelled."""
+    every = evolve(job(state, action="upgrade"), requests=())
+    found = card(Known([OLD], [every]))
+    assert (found["state"], found["job"]) == (told, "j1")
+    held = offer(active=active("1.0", held=True))
+    for one in (INSTALLED, held, offer()):
+        assert card(Known([one], [every]))["job"] is None, "what it would leave as it is"
 
 
 def test_an_active_job_is_told_rather_than_one_that_failed_before() -> None:

@@ -111,14 +111,16 @@ function toast(text, tone = "plain") {
 
 // --- news ----------------------------------------------------------------------------------------
 
+const seen = new Map(); // each job's last state, also while its store is gone
+
 function changed(sections) {
-  const before = new Map((model.jobs?.jobs ?? []).map((job) => [job.id, job.state]));
   const first = model.jobs === undefined;
   Object.assign(model, sections);
-  if (sections.jobs && !first) {
-    for (const job of model.jobs.jobs) {
-      const was = before.get(job.id);
-      if (was === job.state) continue;
+  for (const job of sections.jobs?.jobs ?? []) {
+    const now = `${job.state} ${job.submitted}`;
+    const isNews = seen.get(job.id) !== now;
+    seen.set(job.id, now);
+    if (isNews && !first) {
       const what = job.requests.join(", ") || "all plugins";
       if (job.state === "completed") toast(`${what}: done`, "good");
       if (job.state === "failed") toast(`${what}: ${job.why}`, "bad");
@@ -159,7 +161,7 @@ const ON_PLUGIN = {
   cancel: [steer("cancel")],
   retry: [steer("resume")],
   dismiss: [steer("forget")],
-  rollback: [(card) => post("/api/rollback", { name: card.plugin }), (card) => `${card.plugin} is back at ${card.previous}`],
+  rollback: [(card) => post("/api/rollback", { name: card.plugin, to: card.previous }), (card) => `${card.plugin} is back at ${card.previous}`],
   confirm: [(card) => post("/api/confirm", { name: card.plugin }), (card) => `${card.plugin} ${card.active.version} stays`],
   pin: [(card) => post("/api/pin", { name: card.plugin }), (card) => `${card.plugin} is pinned`],
   unpin: [(card) => post("/api/unpin", { name: card.plugin }), (card) => `${card.plugin} is not pinned any more`],

@@ -127,6 +127,7 @@ function onCard(card, job) {
   if (card.actions.includes("rollback") && ((card.state === "blocked" && !found.length) || card.state === "trial")) {
     found.splice(1, 0, "rollback");
   }
+  if (card.outdated && !card.actions.includes("upgrade") && card.actions.includes("unhold")) found.push("unhold");
   return found.slice(0, 2);
 }
 
@@ -284,7 +285,7 @@ function versionLine(card) {
   const parts = [];
   if (card.active) {
     parts.push(card.active.version);
-    if (card.actions.includes("upgrade")) parts.push(`${card.newest} is out`);
+    if (card.outdated) parts.push(`${card.newest} is out`);
     if (card.active.held) parts.push("held");
     if (card.active.pinned) parts.push("pinned");
   } else if (card.newest ?? card.newest_any) {
