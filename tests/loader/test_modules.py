@@ -207,6 +207,16 @@ def test_a_package_may_extend_its_own_path(loading):
         plugin.import_module("demo.dropped")
 
 
+@pytest.mark.parametrize("odd", ["pathlib.Path('more')", "b'more'", "1"])
+def test_what_is_no_string_in_a_path_is_passed_over(loading, odd):
+    plugin = loading(
+        {"demo/__init__.py": f"import pathlib\n__path__.insert(0, {odd})\n", "demo/part.py": ""}
+    )
+    plugin.import_module("demo.part")
+    with pytest.raises(ModuleNotFoundError):
+        plugin.import_module("demo.none")
+
+
 def test_a_plugin_may_put_a_directory_of_its_own_on_the_path(loading, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     plugin = loading(
@@ -280,6 +290,7 @@ def test_resources_are_what_the_manifest_has(loading):
     assert not (files / "data").is_file()
     assert not files.joinpath("dropped.txt").is_file()
     assert (files / "data" / ".." / "plain.txt").is_file()
+    assert [child.name for child in (files / "..").iterdir()] == ["demo"]
     assert importlib.resources.files("demo.sub").joinpath("inside.txt").read_text() == "inside"
     assert importlib.resources.files("demo.data").joinpath("one.bin").read_bytes() == b"\0\1"
     with (files / "plain.txt").open(encoding="utf-8") as stream:
