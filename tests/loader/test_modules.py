@@ -1,5 +1,6 @@
 """What Python code may expect of the modules it finds itself in."""
 
+import _imp
 import importlib
 import importlib.machinery
 import importlib.resources
@@ -78,6 +79,18 @@ def test_bytecode_that_does_not_fit_is_passed_over(loading, change):
     )
     assert plugin.import_module("demo").kind == "source"
     assert (plugin.directory / path).read_bytes() == change(data)  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("checks", "kind"), [("default", "bytecode"), ("never", "bytecode"), ("always", "source")]
+)
+def test_bytecode_is_compared_with_its_source_where_the_interpreter_is_told_to(
+    loading, monkeypatch, checks, kind
+):
+    monkeypatch.setattr(_imp, "check_hash_based_pycs", checks)
+    path, data = bytecode("kind = 'bytecode'\n", "demo.py")
+    plugin = loading({"demo.py": "kind = 'source'\n", path: data}, tags={path: BYTECODE_TAG})
+    assert plugin.import_module("demo").kind == kind
 
 
 def test_bytecode_without_the_tag_is_passed_over(loading):
