@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, overload
 from attrs import define, evolve, field
 from packaging.utils import canonicalize_name
 
-from plugin_manager.errors import CorruptError
+from plugin_manager.errors import CorruptError, StoreAccessError
 from plugin_manager.loader import _names
 from plugin_manager.loader._loaders import LOADERS, NamespaceLoader
 from plugin_manager.loader._modules import Contents, Kind, find, listed
@@ -90,7 +90,8 @@ class Source:
         if name not in self._usable:
             try:
                 self._usable[name] = _names.is_usable(self.tree, directory, name)
-            except CorruptError:  # who asks for it is told that, and not who asks for others
+            except (CorruptError, StoreAccessError):
+                # Who asks for it is told that, and not who asks for others.
                 return True
         return self._usable[name]
 
@@ -452,8 +453,10 @@ class PluginFinder(abc.MetaPathFinder):
                 return source, path
         return None
 
-    def _is_ours(self, location: str) -> bool:
+    def _is_ours(self, location: object) -> bool:
         """Whether `location` is in a directory that is a release's, or was."""
+        if not isinstance(location, str):
+            return False  # importlib passes it over
         try:
             above = os.path.abspath(location)  # noqa: PTH100 - must not resolve links: they may lie
         except OSError:  # relative to a working directory that is gone

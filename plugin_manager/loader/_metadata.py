@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from plugin_manager.errors import CorruptError
+from plugin_manager.errors import CorruptError, StoreAccessError
 from plugin_manager.loader._tree import Tree, join
 
 if TYPE_CHECKING:
@@ -170,11 +170,11 @@ class _Installed(_InTree):
 
     @property
     def name(self) -> str:
-        """The name; the normalised one where METADATA was damaged since the load.
+        """The name; the normalised one where METADATA is damaged, or closed to this process.
 
         `importlib.metadata.entry_points()` asks each distribution for it.
         """
-        with contextlib.suppress(CorruptError):
+        with contextlib.suppress(CorruptError, StoreAccessError):
             return super().name
         return self._name
 
@@ -194,13 +194,13 @@ class _Installed(_InTree):
             f"{name}{sign}{self._source.imported_as(value.strip())}" for name, sign, value in rows
         )
 
-    # Nonsense in these two files, or damage, would end everybody's `entry_points()`, not the
-    # plugin's alone.
+    # Nonsense in these two files, damage, or a lack of rights would end everybody's
+    # `entry_points()`, not the plugin's alone.
 
     @property
     def entry_points(self) -> EntryPoints:
         """The entry points; none where the file makes no sense or is damaged."""
-        with contextlib.suppress(TypeError, ValueError, CorruptError):
+        with contextlib.suppress(TypeError, ValueError, CorruptError, StoreAccessError):
             found = super().entry_points
             return EntryPoints(
                 _EntryPoint(self._source, one.name, one.value, one.group, self) for one in found
@@ -210,7 +210,7 @@ class _Installed(_InTree):
     @property
     def files(self) -> list[PackagePath] | None:
         """The files of the RECORD; None where it is missing or makes no sense, or is damaged."""
-        with contextlib.suppress(TypeError, ValueError, csv.Error, CorruptError):
+        with contextlib.suppress(TypeError, ValueError, csv.Error, CorruptError, StoreAccessError):
             files = super().files
             return None if files is None else [self._verified(path) for path in files]
         return None

@@ -62,9 +62,8 @@ class Resource(Traversable):
         below = posixpath.join(*(os.fspath(part) for part in descendants)) if descendants else ""
         if not below:
             return self
-        return Resource(
-            [(tree, posixpath.normpath(join(path, below))) for tree, path in self._portions]
-        )
+        joined = ((tree, posixpath.normpath(join(path, below))) for tree, path in self._portions)
+        return Resource([(tree, "" if path == "." else path) for tree, path in joined])
 
     __truediv__ = joinpath
 

@@ -95,7 +95,7 @@ class Tree:
         return at < len(self._paths) and self._paths[at].startswith(below)
 
     def names(self, directory: str) -> list[str]:
-        """The names of the files and directories in `directory`, in order."""
+        """The names of the files and directories in `directory`, each once."""
         paths, below = self._paths, f"{directory}/" if directory else ""
         found, at = [], bisect_left(paths, below)
         while at < len(paths) and paths[at].startswith(below):
@@ -216,7 +216,7 @@ class Tree:
 
     def _check(self, directories: Collection[str]) -> None:
         odd = odd_directories(self.directory, directories)
-        self._refuse([Fault(path, Damage.DAMAGED) for path in odd])
+        self._refuse([Fault(path or ".", Damage.DAMAGED) for path in odd])
         self._sound.update(directories)
 
     def _refuse(self, faults: list[Fault]) -> None:
@@ -238,9 +238,12 @@ class Tree:
             return self._top
         return self._prefix + (path if _SAME_SEPARATOR else path.replace("/", os.sep))
 
-    def path_of(self, location: str) -> str | None:
+    def path_of(self, location: object) -> str | None:
         """The path of what would lie at `location`, or None where that is outside the release."""
-        # Asked for every file that the process has sources or finders of, at each load.
+        # Asked for every file that the process has sources or finders of, at each load. Importlib
+        # passes over what is no string, in a `__path__` for one.
+        if not isinstance(location, str):
+            return None
         if os.sep == location[:1] and not _UNUSUAL.search(location):
             absolute = location
         else:

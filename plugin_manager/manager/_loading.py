@@ -161,21 +161,20 @@ class Loading:
         self, plugin: PluginName, verify: Literal["all", "on-read"], at: list[PluginName]
     ) -> LoadedPlugin:
         views = [_View(layer) for layer in self.layers]
-        before = dict(self._loaded)
         loaded, used = None, []
+        mine: list[PluginName] = []
         trials: list[tuple[TrialRun, LoadedPlugin]] = []
         try:
             for found in self._order(plugin, views, at):
                 at[0] = found.active.release.plugin
                 with self._remedies_for(found.view):
-                    loaded = self._load_one(found, verify, trials)
+                    loaded = self._load_one(found, verify, trials, mine)
                 used.append(found.view)
         except BaseException:
             # What it requires was loaded for it alone: a later attempt may need another release.
-            for name, one in reversed(self._loaded.items()):
-                if before.get(name) is not one:
-                    one.unload()
-            self._loaded = before
+            # Not what another thread has loaded meanwhile, and uses.
+            for name in reversed(mine):
+                self._loaded.pop(name).unload()
             raise
         assert loaded is not None  # the plugin itself comes last
         # Not earlier: what is unloaded as something else was refused has not been tried.
@@ -266,12 +265,14 @@ class Loading:
         found: _Found,
         verify: Literal["all", "on-read"],
         trials: list[tuple[TrialRun, LoadedPlugin]],
+        mine: list[PluginName],
     ) -> LoadedPlugin:
         active, store = found.active, found.view.store
         plugin, release = active.release.plugin, active.release
         loaded = self._loaded.get(plugin)
         if loaded is None or loaded.unloaded:
             loaded = self._loaded[plugin] = self._load_anew(found, verify, trials)
+            mine.append(plugin)
             self.events("loaded", plugin, release, text=f"{release} is loaded")
         elif loaded.release != active.release:
             raise RefusedError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from enum import StrEnum
 from itertools import accumulate
 from pathlib import Path
@@ -240,7 +241,7 @@ class Chunks:
         """Whether `view`, which is the file from byte `begin` on, holds those chunks."""
         return all(self._is_signed(number, self._part(number, view, begin)) for number in numbers)
 
-    def read(self, descriptor: int, numbers: range, view: memoryview, begin: int) -> bool:
+    def read(self, descriptor: int, numbers: Iterable[int], view: memoryview, begin: int) -> bool:
         """Read chunks into their places in `view`; whether they are as signed. Raises OSError."""
         return all(
             self._read(descriptor, number, self._part(number, view, begin)) for number in numbers

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from attrs import field
@@ -41,6 +44,7 @@ T = TypeVar("T")
 _STREAM_RUN_BYTES = 4 * 1024 * 1024
 _STREAM_PIECE_BYTES = 1024 * 1024
 _STREAM_BUFFER_BYTES = 64 * 1024
+_LOOKS_SECONDS = 0.0005  # between looks at whether other threads are done
 
 
 def read_verified(directory: Path, manifest: Manifest, file: File) -> bytes:
@@ -149,6 +153,36 @@ def open_verified(directory: Path, manifest: Manifest, file: File) -> BinaryIO:
     return io.BufferedReader(_VerifiedStream(descriptor, manifest, file), _STREAM_BUFFER_BYTES)
 
 
+class _Loan:
+    """Memory that threads write to, until it is taken back."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self._writers = set[int]()
+        self._is_over = False
+
+    def use(self, numbers: range, read: Callable[[Iterable[int], memoryview], bool]) -> bool:
+        """What `read` says of the chunks `numbers`; False where the memory is taken back."""
+        writer = get_ident()
+        try:
+            # Before the look: who takes it back sees one or is seen.
+            self._writers.add(writer)
+            going_on = takewhile(lambda _: not self._is_over, numbers)
+            return read(going_on, self.view) and not self._is_over
+        finally:
+            self._writers.discard(writer)
+
+    def take_back(self) -> None:
+        """Return when nobody writes there any more, whatever signals say meanwhile."""
+        try:
+            self._is_over = True
+            # No lock: one that is interrupted as it is taken is never given back.
+            while self._writers:
+                time.sleep(_LOOKS_SECONDS)
+        except BaseException:
+            self.take_back()
+
+
 @frozen(eq=False)
 class _Begun:
     """Chunks from `index` up to `stop` that are on their way into `view`."""
@@ -210,19 +244,27 @@ class _VerifiedStream(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         if self.closed:
             raise ValueError("read of closed file")
-        with memoryview(buffer).cast("B") as view:
-            if self._position >= self._file.size or not view:
-                return 0
-            if not 0 <= self._position - self._held_at < len(self._held):
-                index = bisect_right(self._starts, self._position) - 1
-                if count := self._fill(view, index):
-                    self._position += count
-                    return count
-                self._hold(index)
-            start = self._position - self._held_at
-            count = min(len(view), len(self._held) - start)
-            view[:count] = self._held[start : start + count]
+        view = memoryview(buffer).cast("B")
+        try:
+            count = self._give(view)
+        finally:
+            with suppress(BufferError):  # the traceback of an error holds parts of it
+                view.release()
         self._position += count
+        return count
+
+    def _give(self, view: memoryview) -> int:
+        """Put into `view` what is at the position; how many bytes."""
+        if self._position >= self._file.size or not view:
+            return 0
+        if not 0 <= self._position - self._held_at < len(self._held):
+            index = bisect_right(self._starts, self._position) - 1
+            if count := self._fill(view, index):
+                return count
+            self._hold(index)
+        start = self._position - self._held_at
+        count = min(len(view), len(self._held) - start)
+        view[:count] = self._held[start : start + count]
         return count
 
     def _fill(self, view: memoryview, index: int) -> int:
@@ -232,7 +274,15 @@ class _VerifiedStream(io.RawIOBase):
             return 0
         stop = bisect_right(self._starts, start + len(view)) - 1
         self._run_bytes = self._starts[stop] - start
-        if not self._read(index, stop, view, ahead=False).is_sound():
+        loan = _Loan(view)
+        try:
+            good = self._read(index, stop, loan, ahead=False).is_sound()
+        except BaseException:
+            # Ctrl-C: BufferedReader frees the memory then, whoever still writes there.
+            loan.take_back()
+            view[:] = bytes(len(view))
+            raise
+        if not good:
             view[:] = bytes(len(view))
             raise corrupt(self._manifest, self._file, Damage.DAMAGED)
         self._next = self._starts[stop]
@@ -242,8 +292,9 @@ class _VerifiedStream(io.RawIOBase):
         """Have the chunk `index`, and where somebody reads on more, and still more on the way."""
         start = self._starts[index]
         reads_on = start == self._next
-        self._give_back(self._held)
-        self._held = memoryview(b"")  # lest a failure leave there what was not verified
+        # First, lest a failure leave there what was not verified.
+        held, self._held = self._held, memoryview(b"")
+        self._give_back(held)
         begun, self._ahead = self._ahead, None
         if begun is None or begun.index != index or not begun.is_ours():
             if begun is not None and begun.is_sound():
@@ -269,31 +320,34 @@ class _VerifiedStream(io.RawIOBase):
         memory = self._free.pop() if self._free else bytearray()
         if len(memory) < size:
             memory = bytearray(size)
-        return self._read(index, stop, memoryview(memory)[:size], ahead=ahead)
+        return self._read(index, stop, _Loan(memoryview(memory)[:size]), ahead=ahead)
 
     def _give_back(self, view: memoryview) -> None:
         # Only what no thread writes to any more: where one was interrupted, new memory is taken.
         if isinstance(view.obj, bytearray):
             self._free.append(view.obj)
 
-    def _read(self, index: int, stop: int, view: memoryview, *, ahead: bool) -> _Begun:
-        """Begin to read the chunks from `index` up to `stop` into `view`, and to verify them.
+    def _read(self, index: int, stop: int, loan: _Loan, *, ahead: bool) -> _Begun:
+        """Begin to read the chunks from `index` up to `stop` into `loan`, and to verify them.
 
         Where that is not `ahead`, a part is left to the thread that waits for it.
         """
         begin = self._starts[index]
 
+        def read(numbers: Iterable[int], view: memoryview) -> bool:
+            return self._chunks.read(self._descriptor, numbers, view, begin)
+
         def is_sound(numbers: range) -> bool:
             try:
-                return self._chunks.read(self._descriptor, numbers, view, begin)
+                return loan.use(numbers, read)
             except OSError:
                 return False  # the disk cannot
 
-        share = max(_STREAM_PIECE_BYTES, len(view) // (os.cpu_count() or 1))
+        share = max(_STREAM_PIECE_BYTES, len(loan.view) // (os.cpu_count() or 1))
         pieces = self._chunks.pieces(share, range(index, stop))
         waiting = [] if ahead else [partial(is_sound, pieces.pop(0))]
         others = [self._threads.submit(is_sound, piece) for piece in pieces]
-        return _Begun(index, stop, view, [*waiting, *others])
+        return _Begun(index, stop, loan.view, [*waiting, *others])
 
     def readall(self) -> bytes:
         parts = []

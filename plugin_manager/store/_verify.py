@@ -174,7 +174,8 @@ def odd_directories(directory: Path, paths: Iterable[str]) -> list[str]:
     odd = []
     for path in paths:
         try:
-            mode = os.lstat(f"{directory}/{path}").st_mode
+            # Without a slash at the end, which would lead through a link.
+            mode = os.lstat(f"{directory}/{path}" if path else directory).st_mode
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:

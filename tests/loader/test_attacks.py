@@ -431,6 +431,17 @@ def test_a_link_in_the_place_of_a_directory_is_refused_and_named(tmp_path, linke
     assert "pluginctl repair acme/demo" in caught.value.remedy
 
 
+@pytest.mark.parametrize("use", ["verify", "read"])
+def test_a_link_in_the_place_of_the_release_since_the_load_began_is_refused(tmp_path, use):
+    release = make_release(tmp_path / "release", {"words.txt": "good"})
+    with load(*release, verify="on-read") as plugin:
+        (tmp_path / "release").rename(tmp_path / "elsewhere")
+        (tmp_path / "release").symlink_to(tmp_path / "elsewhere")  # to the signed content
+        with pytest.raises(CorruptError) as caught:
+            plugin.verify() if use == "verify" else plugin.read("words.txt")
+    assert caught.value.paths == (".",)
+
+
 @pytest.mark.parametrize("kind", ["file", "FIFO", "dangling", "loop"])
 def test_what_is_no_directory_in_the_place_of_one_is_refused(tmp_path, kind):
     release = make_release(tmp_path / "release", {"demo.py": "", "data/words.txt": "good"})

@@ -170,6 +170,33 @@ def test_a_refused_read_leaves_nothing_in_the_readers_memory(loading, large):
     assert not any(buffer)
 
 
+@pytest.mark.parametrize("way", ["read", "readinto"])
+def test_an_interrupted_read_ends_when_no_thread_writes_to_the_readers_memory(loading, large, way):
+    plugin = loading({"model.bin": large})
+    buffer, preadv, late = bytearray(b"\xff" * 16_000_000), os.preadv, []
+
+    def interrupted(*arguments):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        late.append(is_over.is_set())
+        return preadv(*arguments)
+
+    is_over = threading.Event()
+    with plugin.open("model.bin") as stream:
+        with (
+            mock.patch("os.cpu_count", return_value=2),
+            mock.patch("os.preadv", interrupted),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            stream.readinto(buffer) if way == "readinto" else stream.read(len(buffer))
+        is_over.set()  # BufferedReader has freed the memory that it read into
+        time.sleep(0.1)
+        assert late == [False]  # another thread was about to write, and to go on
+        assert way == "read" or not any(buffer)
+        assert stream.read() == large
+
+
 class Writer:
     """A thread that goes on changing a file, and changing it back."""
 

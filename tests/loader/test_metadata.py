@@ -1,13 +1,15 @@
 """Loaded plugins as importlib.metadata, and so pluggy, see them."""
 
+import errno
 import importlib.metadata
+import os
 import sys
 
 import pluggy
 import pytest
 from packaging.utils import canonicalize_name
 
-from plugin_manager.errors import CorruptError, ModuleConflictError
+from plugin_manager.errors import CorruptError, ModuleConflictError, StoreAccessError
 from plugin_manager.loader import _names
 
 INSTALLED = {
@@ -250,6 +252,26 @@ def test_what_is_damaged_after_the_load_is_not_everybodys_trouble(loading, damag
     assert "evil" not in names
     with pytest.raises(CorruptError, match=damaged):
         importlib.metadata.distribution("demo_project").read_text(damaged)
+
+
+@pytest.mark.parametrize("closed", ["METADATA", "entry_points.txt", "RECORD"])
+def test_what_this_process_may_not_read_is_not_everybodys_trouble(loading, monkeypatch, closed):
+    loading(INSTALLED)
+    opening = os.open
+
+    def refusing(path, *arguments, **options):
+        if str(path).endswith(f".dist-info/{closed}"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opening(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert "pytest11" in importlib.metadata.entry_points().groups  # the host's
+    names = [one.name for one in importlib.metadata.distributions()]
+    assert any(canonicalize_name(name) == "demo-project" for name in names)
+    distribution = importlib.metadata.distribution("demo_project")
+    assert closed != "RECORD" or distribution.files is None
+    with pytest.raises(StoreAccessError, match=closed):
+        distribution.read_text(closed)
 
 
 def test_files_of_a_record_are_read_verified(loading):

@@ -82,14 +82,16 @@ def test_bytecode_that_does_not_fit_is_passed_over(loading, change):
     assert (plugin.directory / path).read_bytes() == change(data)  # nothing is written
 
 
-@pytest.mark.parametrize("always", [True, False])
-def test_who_has_all_bytecode_compared_with_its_source_gets_that(loading, monkeypatch, always):
-    path, data = bytecode("kind = 'bytecode'\n", "demo.py")  # of another source
-    unchecked = data[:4] + b"\1\0\0\0" + data[8:]
-    plugin = loading({"demo.py": "kind = 'source'\n", path: unchecked}, tags={path: BYTECODE_TAG})
-    # As `python --check-hash-based-pycs always` does.
-    monkeypatch.setattr(_imp, "check_hash_based_pycs", "always" if always else "default")
-    assert plugin.import_module("demo").kind == ("source" if always else "bytecode")
+@pytest.mark.parametrize(
+    ("checks", "kind"), [("default", "bytecode"), ("never", "bytecode"), ("always", "source")]
+)
+def test_bytecode_is_compared_with_its_source_where_the_interpreter_is_told_to(
+    loading, monkeypatch, checks, kind
+):
+    monkeypatch.setattr(_imp, "check_hash_based_pycs", checks)
+    path, data = bytecode("kind = 'bytecode'\n", "demo.py")
+    plugin = loading({"demo.py": "kind = 'source'\n", path: data}, tags={path: BYTECODE_TAG})
+    assert plugin.import_module("demo").kind == kind
 
 
 def test_bytecode_that_holds_no_code_is_an_import_error(loading):
@@ -227,6 +229,16 @@ def test_a_package_may_extend_its_own_path(loading):
         plugin.import_module("demo.dropped")
 
 
+@pytest.mark.parametrize("odd", ["pathlib.Path('more')", "b'more'", "1"])
+def test_what_is_no_string_in_a_path_is_passed_over(loading, odd):
+    plugin = loading(
+        {"demo/__init__.py": f"import pathlib\n__path__.insert(0, {odd})\n", "demo/part.py": ""}
+    )
+    plugin.import_module("demo.part")
+    with pytest.raises(ModuleNotFoundError):
+        plugin.import_module("demo.none")
+
+
 def test_a_plugin_may_put_a_directory_of_its_own_on_the_path(loading, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     plugin = loading(
@@ -300,6 +312,7 @@ def test_resources_are_what_the_manifest_has(loading):
     assert not (files / "data").is_file()
     assert not files.joinpath("dropped.txt").is_file()
     assert (files / "data" / ".." / "plain.txt").is_file()
+    assert [child.name for child in (files / "..").iterdir()] == ["demo"]
     assert importlib.resources.files("demo.sub").joinpath("inside.txt").read_text() == "inside"
     assert importlib.resources.files("demo.data").joinpath("one.bin").read_bytes() == b"\0\1"
     with (files / "plain.txt").open(encoding="utf-8") as stream:

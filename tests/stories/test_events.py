@@ -76,6 +76,28 @@ def damage(manager: PluginManager, name: str) -> Path:
 # --- events --------------------------------------------------------------------------------------
 
 
+def test_what_is_loaded_meanwhile_stays_where_a_load_is_refused(world: World) -> None:
+    with world.online():
+        world.publish("acme/other 1.0", {"other/__init__.py": ""})
+        world.manager().install("acme/other")
+    manager = installed(world)
+    damage(manager, "acme/maps")
+    others = []
+
+    def load_another(event: Event) -> None:
+        if event.kind == "loaded" and event.plugin.name == "base":  # which acme/maps requires
+            others.append(manager.load("acme/other"))
+
+    manager.on_event = load_another
+    with pytest.raises(CorruptError):
+        manager.load("acme/maps")
+    [other] = others
+    assert other.import_module("other").__name__ == "other"
+    assert manager.load("acme/other") is other
+    manager.close()
+    assert other.unloaded
+
+
 def test_a_load_an_import_and_an_unload_are_told(world: World) -> None:
     manager = installed(world)
     heard = listening(manager)
