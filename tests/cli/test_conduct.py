@@ -162,6 +162,26 @@ def test_a_reader_that_has_gone_ends_it_as_the_signal_would(
         assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("closed", [{1}, {2}, {0, 1, 2}])
+@pytest.mark.parametrize("command", ["list", "list --json", "uninstall acme/maps", "--version"])
+def test_streams_that_were_closed_end_nothing(
+    world: World, pluginctl: Command, command: str, closed: set[int]
+) -> None:
+    redirections = " ".join(f"{number}>&-" for number in sorted(closed))
+    with world.online() as url:
+        environment = {**pluginctl.environment, "PLUGINCTL_REPOSITORY": url}
+        for words in ("install acme/maps", command):
+            line = shlex.join(pluginctl.arguments(*words.split()))
+            done = subprocess.run(
+                ["/bin/sh", "-c", f"{line} {redirections}"],
+                env=environment, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stderr
+    if closed == {2}:
+        assert done.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 def test_output_that_cannot_be_written_is_an_error_in_words(
     world: World, pluginctl: Command
