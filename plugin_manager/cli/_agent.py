@@ -101,7 +101,8 @@ def start(as_json: bool) -> None:
 
 def _command(settings: Settings) -> list[str]:
     """The command line of an agent with these settings, whatever directory it begins in."""
-    command = [sys.executable, "-m", "plugin_manager.cli", "--store", str(settings.store)]
+    # Safely: a file there that is called as a module is would be imported in its place.
+    command = [sys.executable, "-P", "-m", "plugin_manager.cli", "--store", str(settings.store)]
     file = file_of(click.get_current_context())
     if file.required:  # a file that was named; the user's own is found again
         command += ["--config", str(file.path)]

@@ -397,3 +397,18 @@ def test_the_command_of_a_service_is_one_that_runs(command: Command) -> None:
         assert json.loads(command("agent", "stop", "--json").stdout)["running"] is False
         assert process.wait(60) == 0
     assert plan["ProgramArguments"][0] == sys.executable
+
+
+def test_an_agent_imports_nothing_from_the_directory_it_was_started_in(
+    command: Command, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "logging.py").write_text("raise SystemExit('not the one that was meant')")
+    python, *rest = command.arguments("agent", "start", "--json")
+    done = subprocess.run(
+        [python, "-P", *rest],  # as the script 'pluginctl', which has its own directory there
+        cwd=elsewhere, env=command.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["running"] is True
