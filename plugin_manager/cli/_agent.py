@@ -23,14 +23,14 @@ from plugin_manager.cli._source import file_of
 from plugin_manager.durable import read_regular, write_atomically
 from plugin_manager.errors import (
     CorruptError,
-    InvalidInputError,
     LockedError,
+    NotFoundError,
     PluginManagerError,
     RefusedError,
     StoreAccessError,
 )
 from plugin_manager.manager import PluginManager
-from plugin_manager.model import utc_text
+from plugin_manager.model import PluginName, utc_text
 from plugin_manager.settings import Settings
 
 __all__ = ["COMMANDS", "submit"]
@@ -365,14 +365,20 @@ def submit(
 
 
 def _refuse_unknown(manager: PluginManager, action: str, requests: tuple[str, ...]) -> None:
-    """Raise InvalidInputError where there is nothing that a job could work with."""
+    """Raise what would fail at once, rather than leave it to a job: there is nothing to work with.
+
+    InvalidInputError where a setting lacks or a name is none, NotFoundError for an upgrade of what
+    is not installed.
+    """
     manager.settings.base_url()
     manager.settings.pinned_root()
     if action == "upgrade":
-        unknown = set(requests) - {str(one.release.plugin) for one in manager.installed()}
-        if unknown:
-            raise InvalidInputError(
-                f"{min(unknown)} is not installed", remedy="'pluginctl list' shows what is."
+        named = set(map(PluginName.parse, requests))
+        if unknown := named - {one.release.plugin for one in manager.installed()}:
+            plugin = min(map(str, unknown))
+            raise NotFoundError(
+                f"{plugin} is not installed",
+                remedy=f"'pluginctl list' shows what is; 'pluginctl install {plugin}' installs it.",
             )
 
 

@@ -248,7 +248,8 @@ def test_what_makes_no_sense_together_is_refused(
 
 def test_what_cannot_work_is_not_put_on_record(command: Command) -> None:
     command.fails("invalid-input", "install", "acme", "--background")
-    command.fails("invalid-input", "upgrade", "acme/none", "--background")
+    command.fails("not-found", "upgrade", "acme/none", "--background")
+    command.fails("invalid-input", "upgrade", "acme", "--background")
     del command.environment["PLUGINCTL_ROOT"]
     command.fails("invalid-input", "install", "acme/model", "--background")
     assert not store(command).exists() or command.world.manager().jobs.all() == []
