@@ -126,6 +126,7 @@ class Agent:
         return lock
 
     def _run(self, lock: AgentLock, stop: threading.Event) -> None:
+        self._lock = lock
         _record.forget_temporary(self._store)
         self._guard = threading.RLock()
         self._begun = self._now()
@@ -155,8 +156,7 @@ class Agent:
             upkeep.join(_STOPPED_SECONDS)
             self._tell_of_jobs(self._jobs())
             self._notifier.close()
-            if lock.intact:  # what was removed is not made again
-                self._set(doing="")
+            self._set(doing="")
             _log.info("the agent of %s ends", self._store)
 
     # --- attending to the queue ------------------------------------------------------------------
@@ -243,6 +243,8 @@ class Agent:
 
     def _keep(self) -> None:
         self._kept_at = time.monotonic()
+        if not self._lock.intact:  # what was removed is not made again
+            return
         try:
             _record.write(self._store, self._record)
         except OSError as error:  # it is done again another time, no more
@@ -281,7 +283,8 @@ class Agent:
         with suppress(_StoppedError):
             sleep_seconds = _LOOK_SECONDS
             while not self._stopping.wait(sleep_seconds):
-                if due := self._due():
+                due = self._due()
+                if due and self._lock.intact:
                     self._do(due[0].task)
                 sleep_seconds = _LOOK_SECONDS if due else _IDLE_LOOK_SECONDS
 

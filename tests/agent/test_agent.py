@@ -689,3 +689,13 @@ def test_the_clock_may_jump(maps: World) -> None:
     maps.clock.advance(days=-10)
     with running(maps, SCRUBBING) as agent:
         wait_for(lambda: status(agent.store).last_scrub == maps.clock())
+
+
+def test_a_store_that_is_removed_as_an_agent_begins_is_not_made_again(world: World) -> None:
+    manager = world.manager()
+    store = manager.settings.store
+    agent = Agent(manager, evolve(QUIET, collect_hours=24), now=world.clock)
+    with agent._locked() as lock:
+        store.rename(store.with_name("elsewhere"))
+        agent._run(lock, threading.Event())
+    assert not store.exists()
