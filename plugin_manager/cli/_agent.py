@@ -41,6 +41,7 @@ _LOG_BYTES = 1_000_000
 _MOST_SERVICE_BYTES = 1_000_000
 # What a service needs of the settings but must not be found in a file that others may read.
 _SECRETS = {"PLUGINCTL_AGENT_WEBHOOK", "PLUGINCTL_AGENT_COMMAND"}
+_PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}  # in any case
 
 
 @click.group("agent", cls=Group)
@@ -237,12 +238,21 @@ def _who(status: agents.AgentStatus) -> str:
 kind_option = click.option("--kind", type=click.Choice(agents.SERVICE_KINDS), help="For which.")
 
 
-def _service(settings: Settings, kind: Any) -> agents.Service:
-    environment = {
+def _is_secret(name: str, value: str) -> bool:
+    return name in _SECRETS or (name.upper() in _PROXIES and "@" in value)
+
+
+def _service(settings: Settings, kind: Any) -> tuple[agents.Service, list[str]]:
+    """The service, and the names of variables that are left out of it, being secret."""
+    wanted = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("PLUGINCTL_") and name not in _SECRETS and value
+        if value and (name.startswith("PLUGINCTL_") or name.upper() in _PROXIES)
     }
+    left_out = sorted(name for name, value in wanted.items() if _is_secret(name, value))
+    environment = {name: value for name, value in wanted.items() if name not in left_out}
+    if home := os.environ.get("XDG_CONFIG_HOME", "").strip():  # there is the user's own file
+        environment["XDG_CONFIG_HOME"] = str(Path(home).absolute())
     # These are in the command line, as they were found.
     for name in ("CONFIG", "STORE", "REPOSITORY", "ROOT", "HOST_VERSION", "SYSTEM_STORE"):
         environment.pop(f"PLUGINCTL_{name}", None)
@@ -252,7 +262,8 @@ def _service(settings: Settings, kind: Any) -> agents.Service:
             path = Path(environment[option.variable]).expanduser()
             environment[option.variable] = str(path.absolute())
     command = _command(settings)
-    return agents.service(kind, settings.store, command, environment, home=Path.home())
+    service = agents.service(kind, settings.store, command, environment, home=Path.home())
+    return service, left_out
 
 
 @agent.command("install-service")
@@ -266,7 +277,7 @@ def install_service(kind: Any, only_print: bool, as_json: bool) -> None:
     """
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
-        service = _service(manager.settings, kind)
+        service, left_out = _service(manager.settings, kind)
     text = service.data.decode("utf-16" if service.data[:1] in {b"\xff", b"\xfe"} else "utf-8")
     if not only_print:
         _refuse_foreign(service)
@@ -289,7 +300,7 @@ def install_service(kind: Any, only_print: bool, as_json: bool) -> None:
             click.echo(service.data, nl=False)  # as it would be written, byte by byte
         return
     session.tell(f"wrote {service.path}; to turn it on:", *(f"  {one}" for one in service.enable))
-    if left_out := sorted(_SECRETS & os.environ.keys()):
+    if left_out:
         session.tell(f"left out, as others may read the file: {', '.join(left_out)}")
 
 
@@ -300,7 +311,7 @@ def uninstall_service(kind: Any, as_json: bool) -> None:
     """Remove what 'install-service' wrote. Says what turns it off."""
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
-        service = _service(manager.settings, kind)
+        service, _ = _service(manager.settings, kind)
     there = os.path.lexists(service.path)
     if there:
         _refuse_foreign(service)

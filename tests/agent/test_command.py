@@ -413,3 +413,23 @@ def test_an_agent_imports_nothing_from_the_directory_it_was_started_in(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["running"] is True
+
+
+def test_a_service_finds_the_users_file_and_the_proxies(command: Command, tmp_path: Path) -> None:
+    """Variables of a shell that a service manager does not know of."""
+    command.environment["XDG_CONFIG_HOME"] = str(tmp_path / "elsewhere")
+    command.environment |= {"https_proxy": "http://proxy:3128", "NO_PROXY": "127.0.0.1"}
+    command.environment["ALL_PROXY"] = "http://me:secret@proxy:3128"
+    command("config", "set", "agent_idle_exit", "0")
+    value = command.json("agent", "install-service", "--kind", "launchd", "--print")
+    assert "secret" not in value["text"]
+    plan = plistlib.loads(value["text"].encode())
+    given = plan["EnvironmentVariables"]
+    assert (given["https_proxy"], given["NO_PROXY"]) == ("http://proxy:3128", "127.0.0.1")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": command.environment["PYTHONPATH"]}
+    # It ends by itself, which only the file says.
+    subprocess.run(
+        plan["ProgramArguments"], env=environment | given, cwd="/", timeout=60, check=True
+    )
+    command.environment["HOME"] = str(tmp_path / "home")
+    assert "ALL_PROXY" in command("agent", "install-service", "--kind", "launchd").stdout
