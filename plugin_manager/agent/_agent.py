@@ -135,6 +135,7 @@ class Agent:
         self._keep()
         self._jitter = self._random()
         self._failures: Counter[Task] = Counter()
+        self._damaged_records: set[str] = set()
         self._put_off: dict[Task, datetime] = {}
         self._stopping = threading.Event()
         self._owed_seconds, self._looked_at = 0.0, time.monotonic()
@@ -310,6 +311,8 @@ class Agent:
                 self._put_off[task] = self._now() + pause_after(self._failures[task])
             if isinstance(error, PluginManagerError):
                 _log.warning("%s: %s", task.value, error)
+                if isinstance(error, CorruptError) and task is not Task.REPAIR:
+                    self._found_records_damaged(str(error))
             else:
                 _log.exception("%s failed", task.value)
         finally:
@@ -478,6 +481,16 @@ class Agent:
             self._set(damaged=tuple(dict.fromkeys((*self._record.damaged, plugin))))
         if self._policy.repair and any(due.task is Task.REPAIR for due in self._due()):
             self._do(Task.REPAIR)
+
+    def _found_records_damaged(self, text: str) -> None:
+        """Tell that the store's own records are damaged, once in a run: nothing is done until then.
+
+        Going on from an earlier record is for people to decide.
+        """
+        if text not in self._damaged_records:
+            self._damaged_records.add(text)
+            self._activity.record("damaged", None, text, self._now())
+            self._tell("damaged", None, text)
 
     def _repair(self) -> None:
         if self._settings.queue.metered != "allow" and self._metered():

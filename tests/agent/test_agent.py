@@ -699,3 +699,17 @@ def test_a_store_that_is_removed_as_an_agent_begins_is_not_made_again(world: Wor
         store.rename(store.with_name("elsewhere"))
         agent._run(lock, threading.Event())
     assert not store.exists()
+
+
+@pytest.mark.parametrize("policy", [evolve(QUIET, collect_hours=24), SCRUBBING])
+def test_damaged_records_of_the_store_are_told_of_once(maps: World, policy: AgentPolicy) -> None:
+    current = maps.manager().settings.store / "current"
+    current.write_text("not a record")
+    with running(maps, policy) as agent:
+        wait_for(lambda: agent.told("damaged"))
+        maps.clock.advance(hours=1)  # it tries again, in vain
+        time.sleep(1.5)
+        [text] = agent.told("damaged")
+    assert "current is damaged" in text
+    assert "pluginctl repair" in text
+    assert ("damaged", text) in agent.done()
