@@ -124,8 +124,10 @@ def watch(jobs: tuple[str, ...], as_json: bool) -> None:
     session = Session(as_json=as_json)
     reporter = Reporter(quiet=session.as_json or session.quiet)
     with open_manager(session) as manager:
+        known = [manager.jobs.get(job) for job in jobs] or manager.jobs.active()
+        wanted = dict.fromkeys(job.id for job in known)  # in order, each once
         last: dict[str, Job] = {}
-        for job in manager.jobs.watch(*jobs):
+        for job in manager.jobs.watch(*wanted):
             before = last.get(job.id)
             last[job.id] = job
             if before is None or (before.state, before.why) != (job.state, job.why):
@@ -133,9 +135,8 @@ def watch(jobs: tuple[str, ...], as_json: bool) -> None:
                 session.say(_line(job))
             if progress := _together(last.values()):
                 reporter(progress)
-            if all(one.state in _STILL or one.state.final for one in last.values()) and (
-                not jobs or len(last) == len(jobs)
-            ):
+            still = {one.id for one in last.values() if one.state in _STILL or one.state.final}
+            if wanted.keys() <= still:
                 break  # nothing will happen until somebody resumes them
     session.result({"jobs": [job_json(job) for job in last.values()]})
     if not last:

@@ -73,6 +73,20 @@ def test_on_a_terminal_transfers_are_painted_over(command: Command) -> None:
     assert text.rpartition("\x1b[J")[2].strip().endswith("completed")
 
 
+def test_a_job_that_is_paused_ends_no_watch_of_others(command: Command) -> None:
+    first, *_ = command.world.manager().jobs.all()
+    command("pause", first.id)
+    with subprocess.Popen(
+        command.arguments("watch"), env=command.environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        command("agent", "start")
+        lines = process.communicate()[0].splitlines()
+    assert any("paused" in line for line in lines)
+    assert sum("completed" in line for line in lines) == 1
+    again = command("watch", first.id, first.id[:8])  # one job, named twice
+    assert again.stdout.count("paused") == 1
+
+
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65_536)
