@@ -126,6 +126,7 @@ class Agent:
         return lock
 
     def _run(self, lock: AgentLock, stop: threading.Event) -> None:
+        self._lock = lock
         _record.forget_temporary(self._store)
         self._guard = threading.RLock()
         self._begun = self._now()
@@ -134,6 +135,7 @@ class Agent:
         self._keep()
         self._jitter = self._random()
         self._failures: Counter[Task] = Counter()
+        self._damaged_records: set[str] = set()
         self._put_off: dict[Task, datetime] = {}
         self._stopping = threading.Event()
         self._owed_seconds, self._looked_at = 0.0, time.monotonic()
@@ -155,8 +157,7 @@ class Agent:
             upkeep.join(_STOPPED_SECONDS)
             self._tell_of_jobs(self._jobs())
             self._notifier.close()
-            if lock.intact:  # what was removed is not made again
-                self._set(doing="")
+            self._set(doing="")
             _log.info("the agent of %s ends", self._store)
 
     # --- attending to the queue ------------------------------------------------------------------
@@ -243,6 +244,8 @@ class Agent:
 
     def _keep(self) -> None:
         self._kept_at = time.monotonic()
+        if not self._lock.intact:  # what was removed is not made again
+            return
         try:
             _record.write(self._store, self._record)
         except OSError as error:  # it is done again another time, no more
@@ -281,7 +284,8 @@ class Agent:
         with suppress(_StoppedError):
             sleep_seconds = _LOOK_SECONDS
             while not self._stopping.wait(sleep_seconds):
-                if due := self._due():
+                due = self._due()
+                if due and self._lock.intact:
                     self._do(due[0].task)
                 sleep_seconds = _LOOK_SECONDS if due else _IDLE_LOOK_SECONDS
 
@@ -307,6 +311,8 @@ class Agent:
                 self._put_off[task] = self._now() + pause_after(self._failures[task])
             if isinstance(error, PluginManagerError):
                 _log.warning("%s: %s", task.value, error)
+                if isinstance(error, CorruptError) and task is not Task.REPAIR:
+                    self._found_records_damaged(str(error))
             else:
                 _log.exception("%s failed", task.value)
         finally:
@@ -475,6 +481,16 @@ class Agent:
             self._set(damaged=tuple(dict.fromkeys((*self._record.damaged, plugin))))
         if self._policy.repair and any(due.task is Task.REPAIR for due in self._due()):
             self._do(Task.REPAIR)
+
+    def _found_records_damaged(self, text: str) -> None:
+        """Tell that the store's own records are damaged, once in a run: nothing is done until then.
+
+        Going on from an earlier record is for people to decide.
+        """
+        if text not in self._damaged_records:
+            self._damaged_records.add(text)
+            self._activity.record("damaged", None, text, self._now())
+            self._tell("damaged", None, text)
 
     def _repair(self) -> None:
         if self._settings.queue.metered != "allow" and self._metered():

@@ -23,14 +23,14 @@ from plugin_manager.cli._source import file_of
 from plugin_manager.durable import read_regular, write_atomically
 from plugin_manager.errors import (
     CorruptError,
-    InvalidInputError,
     LockedError,
+    NotFoundError,
     PluginManagerError,
     RefusedError,
     StoreAccessError,
 )
 from plugin_manager.manager import PluginManager
-from plugin_manager.model import utc_text
+from plugin_manager.model import PluginName, utc_text
 from plugin_manager.settings import Settings
 
 __all__ = ["COMMANDS", "submit"]
@@ -41,6 +41,7 @@ _LOG_BYTES = 1_000_000
 _MOST_SERVICE_BYTES = 1_000_000
 # What a service needs of the settings but must not be found in a file that others may read.
 _SECRETS = {"PLUGINCTL_AGENT_WEBHOOK", "PLUGINCTL_AGENT_COMMAND"}
+_PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}  # in any case
 
 
 @click.group("agent", cls=Group)
@@ -101,7 +102,8 @@ def start(as_json: bool) -> None:
 
 def _command(settings: Settings) -> list[str]:
     """The command line of an agent with these settings, whatever directory it begins in."""
-    command = [sys.executable, "-m", "plugin_manager.cli", "--store", str(settings.store)]
+    # Safely: a file there that is called as a module is would be imported in its place.
+    command = [sys.executable, "-P", "-m", "plugin_manager.cli", "--store", str(settings.store)]
     file = file_of(click.get_current_context())
     if file.required:  # a file that was named; the user's own is found again
         command += ["--config", str(file.path)]
@@ -236,12 +238,21 @@ def _who(status: agents.AgentStatus) -> str:
 kind_option = click.option("--kind", type=click.Choice(agents.SERVICE_KINDS), help="For which.")
 
 
-def _service(settings: Settings, kind: Any) -> agents.Service:
-    environment = {
+def _is_secret(name: str, value: str) -> bool:
+    return name in _SECRETS or (name.upper() in _PROXIES and "@" in value)
+
+
+def _service(settings: Settings, kind: Any) -> tuple[agents.Service, list[str]]:
+    """The service, and the names of variables that are left out of it, being secret."""
+    wanted = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("PLUGINCTL_") and name not in _SECRETS and value
+        if value and (name.startswith("PLUGINCTL_") or name.upper() in _PROXIES)
     }
+    left_out = sorted(name for name, value in wanted.items() if _is_secret(name, value))
+    environment = {name: value for name, value in wanted.items() if name not in left_out}
+    if home := os.environ.get("XDG_CONFIG_HOME", "").strip():  # there is the user's own file
+        environment["XDG_CONFIG_HOME"] = str(Path(home).absolute())
     # These are in the command line, as they were found.
     for name in ("CONFIG", "STORE", "REPOSITORY", "ROOT", "HOST_VERSION", "SYSTEM_STORE"):
         environment.pop(f"PLUGINCTL_{name}", None)
@@ -251,7 +262,8 @@ def _service(settings: Settings, kind: Any) -> agents.Service:
             path = Path(environment[option.variable]).expanduser()
             environment[option.variable] = str(path.absolute())
     command = _command(settings)
-    return agents.service(kind, settings.store, command, environment, home=Path.home())
+    service = agents.service(kind, settings.store, command, environment, home=Path.home())
+    return service, left_out
 
 
 @agent.command("install-service")
@@ -265,7 +277,7 @@ def install_service(kind: Any, only_print: bool, as_json: bool) -> None:
     """
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
-        service = _service(manager.settings, kind)
+        service, left_out = _service(manager.settings, kind)
     text = service.data.decode("utf-16" if service.data[:1] in {b"\xff", b"\xfe"} else "utf-8")
     if not only_print:
         _refuse_foreign(service)
@@ -288,7 +300,7 @@ def install_service(kind: Any, only_print: bool, as_json: bool) -> None:
             click.echo(service.data, nl=False)  # as it would be written, byte by byte
         return
     session.tell(f"wrote {service.path}; to turn it on:", *(f"  {one}" for one in service.enable))
-    if left_out := sorted(_SECRETS & os.environ.keys()):
+    if left_out:
         session.tell(f"left out, as others may read the file: {', '.join(left_out)}")
 
 
@@ -299,7 +311,7 @@ def uninstall_service(kind: Any, as_json: bool) -> None:
     """Remove what 'install-service' wrote. Says what turns it off."""
     session = Session(as_json=as_json)
     with open_manager(session) as manager:
-        service = _service(manager.settings, kind)
+        service, _ = _service(manager.settings, kind)
     there = os.path.lexists(service.path)
     if there:
         _refuse_foreign(service)
@@ -364,14 +376,20 @@ def submit(
 
 
 def _refuse_unknown(manager: PluginManager, action: str, requests: tuple[str, ...]) -> None:
-    """Raise InvalidInputError where there is nothing that a job could work with."""
+    """Raise what would fail at once, rather than leave it to a job: there is nothing to work with.
+
+    InvalidInputError where a setting lacks or a name is none, NotFoundError for an upgrade of what
+    is not installed.
+    """
     manager.settings.base_url()
     manager.settings.pinned_root()
     if action == "upgrade":
-        unknown = set(requests) - {str(one.release.plugin) for one in manager.installed()}
-        if unknown:
-            raise InvalidInputError(
-                f"{min(unknown)} is not installed", remedy="'pluginctl list' shows what is."
+        named = set(map(PluginName.parse, requests))
+        if unknown := named - {one.release.plugin for one in manager.installed()}:
+            plugin = min(map(str, unknown))
+            raise NotFoundError(
+                f"{plugin} is not installed",
+                remedy=f"'pluginctl list' shows what is; 'pluginctl install {plugin}' installs it.",
             )
 
 

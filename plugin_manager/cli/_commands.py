@@ -156,9 +156,10 @@ def run() -> None:
             error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        message = f"interrupted; {_how_to_resume(error) or 'run the command again to go on'}"
+        remedy = _how_to_resume(error) or "run the command again to go on"
+        message = f"interrupted; {remedy}"
         if AS_JSON in noted:
-            _print_error("interrupted", 130, message)
+            _print_error("interrupted", 130, message, f"{remedy[0].upper()}{remedy[1:]}.")
         click.echo(f"pluginctl: {message}", err=True)
         sys.exit(130)
     except UnreadError:
@@ -189,6 +190,6 @@ def _how_to_resume(error: BaseException | None) -> str:
     return ""
 
 
-def _print_error(family: str, code: int, message: str) -> None:
-    value = {"family": family, "exit_code": code, "message": message, "remedy": "See --help."}
+def _print_error(family: str, code: int, message: str, remedy: str = "See --help.") -> None:
+    value = {"family": family, "exit_code": code, "message": message, "remedy": remedy}
     click.echo(json.dumps({"error": value}, indent=1))

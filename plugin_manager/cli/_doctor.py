@@ -198,7 +198,7 @@ def _disk(manager: PluginManager) -> Iterator[Finding]:
     floor = limits.floor_bytes(usage.total)
     free = f"{size_text(usage.free)} are free, {size_text(floor)} must stay free"
     remedy = "Free space on the disk, or 'pluginctl evict SIZE' what was not loaded for long."
-    if usage.free < floor:
+    if usage.free <= floor:
         yield Finding("disk", "problem", free, remedy)
     elif usage.free < 2 * floor:
         yield Finding("disk", "warning", f"{free}: little is left to install", remedy)

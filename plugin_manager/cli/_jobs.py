@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import click
 
@@ -13,7 +13,7 @@ from plugin_manager.cli._opening import open_manager
 from plugin_manager.cli._options import json_option, known_jobs
 from plugin_manager.cli._output import Session
 from plugin_manager.errors import RefusedError
-from plugin_manager.manager import Job, JobState, Plan, PluginManager
+from plugin_manager.manager import Job, JobState, Plan, PluginManager, Progress
 from plugin_manager.model import size_text, utc_text
 
 __all__ = ["COMMANDS"]
@@ -119,15 +119,24 @@ def resume(job: str | None, as_json: bool) -> None:
 @json_option
 def watch(jobs: tuple[str, ...], as_json: bool) -> None:
     """Show how jobs go on (all, where none is named), until they are over or paused."""
+    from plugin_manager.cli._progress import Reporter  # noqa: PLC0415 - who only looks has none
+
     session = Session(as_json=as_json)
+    reporter = Reporter(quiet=session.as_json or session.quiet)
     with open_manager(session) as manager:
+        known = [manager.jobs.get(job) for job in jobs] or manager.jobs.active()
+        wanted = dict.fromkeys(job.id for job in known)  # in order, each once
         last: dict[str, Job] = {}
-        for job in manager.jobs.watch(*jobs):
+        for job in manager.jobs.watch(*wanted):
+            before = last.get(job.id)
             last[job.id] = job
-            session.say(_line(job))
-            if all(one.state in _STILL or one.state.final for one in last.values()) and (
-                not jobs or len(last) == len(jobs)
-            ):
+            if before is None or (before.state, before.why) != (job.state, job.why):
+                reporter.clear()
+                session.say(_line(job))
+            if progress := _together(last.values()):
+                reporter(progress)
+            still = {one.id for one in last.values() if one.state in _STILL or one.state.final}
+            if wanted.keys() <= still:
                 break  # nothing will happen until somebody resumes them
     session.result({"jobs": [job_json(job) for job in last.values()]})
     if not last:
@@ -135,6 +144,23 @@ def watch(jobs: tuple[str, ...], as_json: bool) -> None:
     error = next((job.error for job in last.values() if job.error), None)
     if error:
         click.get_current_context().exit(_output.exit_code(error))
+
+
+def _together(jobs: Iterable[Job]) -> Progress | None:
+    """How far those of `jobs` are that are running, all of them together; None where none tells."""
+    each = [job.progress for job in jobs if job.state is JobState.RUNNING and job.progress]
+    transfers = tuple(one for progress in each for one in progress.transfers)
+    if not transfers:
+        return None
+    return Progress(
+        None,
+        sum(one.transferred_bytes for one in each),
+        sum(one.total_bytes for one in each),
+        sum(one.reused_bytes for one in each),
+        sum(one.bytes_per_second for one in each),
+        all(one.done for one in each),
+        transfers,
+    )
 
 
 _STILL = {JobState.PAUSED}

@@ -114,6 +114,10 @@ class Session:
             value = value() if callable(value) else value
             _echo(json.dumps(value, indent=1, ensure_ascii=True, default=str), None)
 
+    def line(self, value: object) -> None:
+        """A JSON value in a line of its own, for who reads it while the run goes on."""
+        _echo(json.dumps(value), None)
+
     def error(self, error: PluginManagerError) -> None:
         """An error, as one JSON object or as a few lines on standard error."""
         if self.as_json:

@@ -689,3 +689,27 @@ def test_the_clock_may_jump(maps: World) -> None:
     maps.clock.advance(days=-10)
     with running(maps, SCRUBBING) as agent:
         wait_for(lambda: status(agent.store).last_scrub == maps.clock())
+
+
+def test_a_store_that_is_removed_as_an_agent_begins_is_not_made_again(world: World) -> None:
+    manager = world.manager()
+    store = manager.settings.store
+    agent = Agent(manager, evolve(QUIET, collect_hours=24), now=world.clock)
+    with agent._locked() as lock:
+        store.rename(store.with_name("elsewhere"))
+        agent._run(lock, threading.Event())
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("policy", [evolve(QUIET, collect_hours=24), SCRUBBING])
+def test_damaged_records_of_the_store_are_told_of_once(maps: World, policy: AgentPolicy) -> None:
+    current = maps.manager().settings.store / "current"
+    current.write_text("not a record")
+    with running(maps, policy) as agent:
+        wait_for(lambda: agent.told("damaged"))
+        maps.clock.advance(hours=1)  # it tries again, in vain
+        time.sleep(1.5)
+        [text] = agent.told("damaged")
+    assert "current is damaged" in text
+    assert "pluginctl repair" in text
+    assert ("damaged", text) in agent.done()

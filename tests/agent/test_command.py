@@ -248,7 +248,8 @@ def test_what_makes_no_sense_together_is_refused(
 
 def test_what_cannot_work_is_not_put_on_record(command: Command) -> None:
     command.fails("invalid-input", "install", "acme", "--background")
-    command.fails("invalid-input", "upgrade", "acme/none", "--background")
+    command.fails("not-found", "upgrade", "acme/none", "--background")
+    command.fails("invalid-input", "upgrade", "acme", "--background")
     del command.environment["PLUGINCTL_ROOT"]
     command.fails("invalid-input", "install", "acme/model", "--background")
     assert not store(command).exists() or command.world.manager().jobs.all() == []
@@ -397,3 +398,38 @@ def test_the_command_of_a_service_is_one_that_runs(command: Command) -> None:
         assert json.loads(command("agent", "stop", "--json").stdout)["running"] is False
         assert process.wait(60) == 0
     assert plan["ProgramArguments"][0] == sys.executable
+
+
+def test_an_agent_imports_nothing_from_the_directory_it_was_started_in(
+    command: Command, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "logging.py").write_text("raise SystemExit('not the one that was meant')")
+    python, *rest = command.arguments("agent", "start", "--json")
+    done = subprocess.run(
+        [python, "-P", *rest],  # as the script 'pluginctl', which has its own directory there
+        cwd=elsewhere, env=command.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["running"] is True
+
+
+def test_a_service_finds_the_users_file_and_the_proxies(command: Command, tmp_path: Path) -> None:
+    """Variables of a shell that a service manager does not know of."""
+    command.environment["XDG_CONFIG_HOME"] = str(tmp_path / "elsewhere")
+    command.environment |= {"https_proxy": "http://proxy:3128", "NO_PROXY": "127.0.0.1"}
+    command.environment["ALL_PROXY"] = "http://me:secret@proxy:3128"
+    command("config", "set", "agent_idle_exit", "0")
+    value = command.json("agent", "install-service", "--kind", "launchd", "--print")
+    assert "secret" not in value["text"]
+    plan = plistlib.loads(value["text"].encode())
+    given = plan["EnvironmentVariables"]
+    assert (given["https_proxy"], given["NO_PROXY"]) == ("http://proxy:3128", "127.0.0.1")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": command.environment["PYTHONPATH"]}
+    # It ends by itself, which only the file says.
+    subprocess.run(
+        plan["ProgramArguments"], env=environment | given, cwd="/", timeout=60, check=True
+    )
+    command.environment["HOME"] = str(tmp_path / "home")
+    assert "ALL_PROXY" in command("agent", "install-service", "--kind", "launchd").stdout

@@ -33,7 +33,7 @@ def commands(group: click.Group, name: str = "") -> dict[str, click.Command]:
 
 
 ALL = commands(cli)
-PLAIN = {"dashboard"}  # what it prints is for the browser
+PLAIN: set[str] = set()  # those that only people can read
 
 
 @pytest.fixture
@@ -160,6 +160,26 @@ def test_a_reader_that_has_gone_ends_it_as_the_signal_would(
         )  # fmt: skip
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [{1}, {2}, {0, 1, 2}])
+@pytest.mark.parametrize("command", ["list", "list --json", "uninstall acme/maps", "--version"])
+def test_streams_that_were_closed_end_nothing(
+    world: World, pluginctl: Command, command: str, closed: set[int]
+) -> None:
+    redirections = " ".join(f"{number}>&-" for number in sorted(closed))
+    with world.online() as url:
+        environment = {**pluginctl.environment, "PLUGINCTL_REPOSITORY": url}
+        for words in ("install acme/maps", command):
+            line = shlex.join(pluginctl.arguments(*words.split()))
+            done = subprocess.run(
+                ["/bin/sh", "-c", f"{line} {redirections}"],
+                env=environment, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stderr
+    if closed == {2}:
+        assert done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")

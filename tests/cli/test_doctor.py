@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_a_disk_that_is_full(world: World, pluginctl: Command) -> None:
         assert "disk" not in found(pluginctl, *flags)
         (disk / "filler").write_bytes(bytes(1_960_000))
         assert "must stay free" in found(pluginctl, *flags, code=FOUND_PROBLEMS)["disk"]["text"]
+
+
+def test_a_disk_that_is_full_to_the_last_byte(world: World, pluginctl: Command) -> None:
+    pluginctl.environment["PLUGINCTL_MIN_FREE"] = "0"
+    with small_disk(world.directory / "disk", 2_000_000) as disk:
+        flags = ("--store", str(disk / "store"))
+        assert "disk" not in found(pluginctl, *flags)
+        with suppress(OSError), (disk / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+        assert "0 B are free" in found(pluginctl, *flags, code=FOUND_PROBLEMS)["disk"]["text"]
 
 
 def test_a_disk_without_inodes(world: World, pluginctl: Command) -> None:
