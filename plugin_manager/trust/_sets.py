@@ -226,7 +226,12 @@ class Sets:
                 self.collect()
                 return
             before = current.directory.name
-        last = max((n for n in self._numbers() if n < _COUNTED_NUMBERS), default=0)
+        numbers = self._numbers()
+        last = max((n for n in numbers if n < _COUNTED_NUMBERS), default=0)
+        if before:
+            # `current` never named what lies behind it: interrupted updates left that. It goes
+            # before there is a newer set, for which it would be taken for the one before.
+            self._remove_all_but({str(n) for n in numbers if n <= int(before)})
         directory = next(
             path
             for number in itertools.count(last + 1)

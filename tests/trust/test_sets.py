@@ -177,6 +177,23 @@ def test_commit_of_the_same_files_writes_nothing(tmp_path):
     assert sets.pointer() != pointer
 
 
+def test_what_an_interrupted_commit_left_is_never_taken_for_the_set_before(tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    sets = Sets(tmp_path)
+    sets.commit({"timestamp.json": b"one"})
+    # One dies before it switches, the next as it removes the first thing.
+    for where, name in ((Sets, "_switch"), (_sets, "remove_directory")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                sets.commit({"timestamp.json": b"two"})
+    sets.commit({"timestamp.json": b"two"})
+    found = [(path / "timestamp.json").read_bytes() for path in (tmp_path / "sets").iterdir()]
+    assert sorted(found) == [b"one", b"two"]
+
+
 def test_commit_of_the_same_files_mends_a_damaged_set(tmp_path):
     sets = Sets(tmp_path)
     files = {"timestamp.json": b"one", "targets.json": b"two"}
