@@ -422,6 +422,8 @@ class JobRecords:
         return None
 
     def _read(self, job: str, name: str, parse: Callable[[Document, str], T]) -> T | None:
+        if not _ID.fullmatch(job):  # what somebody typed, perhaps a path
+            return None
         mark = self._mark(job, name)
         known = self._known.get((job, name))
         if known and mark and known[0] == mark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_nothing_is_on_record_where_there_is_no_store(records: JobRecords) -> No
     assert records.claim("0" * 16) is None
     assert records.queue() == QueueWish()
     assert not records.directory.exists()
+
+
+@pytest.mark.parametrize("job", ["../elsewhere", "no/such", "\0", "x" * 3000, ""])
+def test_what_is_no_id_is_looked_up_nowhere(records: JobRecords, job: str) -> None:
+    elsewhere = records.directory.parent / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "standing.json").write_text(
+        json.dumps(Standing(1, JobState.RUNNING, NOW).render())
+    )
+    assert records.standing(job) is None
+    assert records.wish(job) is None
 
 
 def test_records_are_kept(records: JobRecords) -> None:
