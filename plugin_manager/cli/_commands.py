@@ -148,6 +148,8 @@ def run() -> None:
 
         unwritten = isinstance(error, OutputError)  # and then neither would this be, as JSON
         Session(as_json=AS_JSON in noted and not unwritten).error(error)
+        if unwritten:
+            _drop_output()
         sys.exit(exit_code(error))
     except click.ClickException as error:
         if AS_JSON in noted or "--json" in sys.argv[1:]:
@@ -163,8 +165,7 @@ def run() -> None:
         click.echo(f"pluginctl: {message}", err=True)
         sys.exit(130)
     except UnreadError:
-        # What is left to be written is written nowhere, or Python would complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)  # as of whoever is ended by the signal for that
 
 
@@ -179,6 +180,11 @@ def _end(code: int) -> NoReturn:
             sys.stderr.flush()
             os._exit(code)
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Have what is left to be written lead nowhere: Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _how_to_resume(error: BaseException | None) -> str:

@@ -174,7 +174,8 @@ class Loading:
             # What it requires was loaded for it alone: a later attempt may need another release.
             # Not what another thread has loaded meanwhile, and uses.
             for name in reversed(mine):
-                self._loaded.pop(name).unload()
+                if one := self._loaded.pop(name, None):
+                    one.unload()
             raise
         assert loaded is not None  # the plugin itself comes last
         # Not earlier: what is unloaded as something else was refused has not been tried.
