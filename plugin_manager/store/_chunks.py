@@ -94,7 +94,7 @@ class opened:  # noqa: N801 - used as the function `open` is
         try:
             self._descriptor = open_regular(f"{self._directory}/{self._file.path}")
         except OSError as error:
-            raise self.corrupt(error) from error
+            raise self._corrupt(error) from error
         if os.fstat(self._descriptor).st_size != self._file.size:
             os.close(self._descriptor)
             raise corrupt(self._manifest, self._file, Damage.DAMAGED)
@@ -103,14 +103,15 @@ class opened:  # noqa: N801 - used as the function `open` is
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         os.close(self._descriptor)
         if isinstance(error, OSError):
-            raise self.corrupt(error) from error
+            raise self._corrupt(error) from error
 
-    def corrupt(self, error: OSError) -> CorruptError:
+    def _corrupt(self, error: OSError) -> CorruptError:
         damage = damage_of(error, f"{self._directory}/{self._file.path}")
         return corrupt(self._manifest, self._file, damage)
 
 
 def corrupt(manifest: Manifest, file: File, damage: Damage) -> CorruptError:
+    """The error to raise for `file` of the release that `manifest` describes."""
     return CorruptError(
         f"{manifest.release}: {file.path} is {damage}",
         paths=(file.path,),

@@ -76,11 +76,9 @@ def damaged_chunks(
         return chunks
 
 
-def _pieces(
-    chunks: list[Chunk], size_bytes: int, piece_bytes: int = PIECE_BYTES
-) -> list[list[Chunk]]:
-    """`chunks` in parts of about `piece_bytes`, each worth a thread."""
-    step = max(1, -(-len(chunks) * piece_bytes // max(size_bytes, 1)))
+def _pieces(chunks: list[Chunk], size_bytes: int) -> list[list[Chunk]]:
+    """`chunks`, of `size_bytes` together, in parts that are each worth a thread."""
+    step = max(1, -(-len(chunks) * PIECE_BYTES // max(size_bytes, 1)))
     return [chunks[start : start + step] for start in range(0, len(chunks), step)]
 
 
